@@ -1,0 +1,141 @@
+package clustermap
+
+import (
+	"github.com/capstan-fs/capstan/crush"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Maps are immutable values: whoever wants another one makes a copy. A holder may keep a
+// pointer for ever and read it without a lock.
+
+// OSDMap says which OSDs there are, where PGs live and who is fenced.
+type OSDMap struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	Epoch     wire.Epoch
+	Cluster   wire.UUID
+	Crush     crush.Map
+	Pools     map[uint32]Pool
+	OSDs      map[wire.OSDID]OSD
+	PGs       map[wire.PGID]PGConfig
+	Blocklist map[wire.Instance]BlockEntry
+	Full      bool // ENOSPC for everything but deletes and FULL_TRY
+	NearFull  bool
+}
+
+// Pool is a set of objects with one way of placing and replicating them.
+type Pool struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	ID       uint32
+	Name     string
+	Size     int // replicas wanted
+	MinSize  int // fewer in-sync members than this: writes wait
+	PGNum    uint32
+	Rule     string
+}
+
+// OSD is one object store daemon as the monitors know it.
+type OSD struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	ID        wire.OSDID
+	UUID      wire.UUID // of its store (rule R1)
+	Instance  wire.Instance
+	Addr      string
+	Up        bool
+	In        bool
+	BootEpoch wire.Epoch // the epoch that has this boot (rule R2)
+	Total     uint64     // bytes, as it last reported
+	Used      uint64
+}
+
+// Member is an OSD with the store it had when it became in sync (rule R1).
+type Member struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	ID       wire.OSDID
+	UUID     wire.UUID
+}
+
+// PGConfig is cfg(pg) of osd-replication.md §1.
+type PGConfig struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Interval uint64
+	InSync   []Member   // S
+	Primary  wire.OSDID // NoOSD: none can serve
+	Learners []Member
+}
+
+// BlockEntry says since when and why an instance is fenced (rules M6, I6).
+type BlockEntry struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Since    wire.Epoch
+	Reason   string
+	Clean    bool // ended by itself: the entry may go after an hour
+}
+
+// RankState is where a rank is in its life (locks-and-caps §6).
+type RankState uint8
+
+// Rank states.
+const (
+	RankNone RankState = iota
+	RankBoot
+	RankStandby
+	RankCreating
+	RankReplay
+	RankResolve
+	RankReconnect
+	RankRejoin
+	RankClientReplay
+	RankActive
+	RankStopping
+	RankStopped // ended cleanly: the next holder need not wait a lease out
+	RankFailed  // nobody holds it
+	RankDamaged
+)
+
+// FSMap says which daemon holds which rank.
+type FSMap struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    wire.Epoch
+	MetaPool uint32
+	DataPool uint32
+	Ranks    map[wire.Rank]RankInfo
+	Standbys map[wire.Instance]DaemonInfo
+	// NextInoRange numbers the next range of 2^40 inode numbers (wire.FirstFreeIno = range 1).
+	NextInoRange uint64
+}
+
+// RankInfo is one rank and its holder.
+type RankInfo struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	State     RankState
+	Daemon    DaemonInfo
+	Created   bool       // its journal and tables exist: the next holder replays
+	Assigned  wire.Epoch // FSMap epoch of the assignment to this holder
+	FencedAt  wire.Epoch // OSDMap epoch that fences the holder before: barrier of every read (6)
+	LeaseWait bool       // the holder before did not end cleanly: wait its lease out (rule LS)
+	InoRanges []uint64   // ranges of numbers this rank owns
+}
+
+// DaemonInfo is an MDS daemon.
+type DaemonInfo struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Instance wire.Instance
+	Addr     string
+}
+
+// MonMap lists the monitors.
+type MonMap struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    wire.Epoch
+	Cluster  wire.UUID
+	Mons     []MonInfo
+}
+
+// MonInfo is one monitor.
+type MonInfo struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Addr     string // clients and daemons
+	RaftAddr string // the other monitors
+}

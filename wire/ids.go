@@ -1,0 +1,168 @@
+package wire
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Ino is an inode number. Numbers are given out once and never again (4.15).
+type Ino uint64
+
+// Numbers below FirstFreeIno belong to the file system itself.
+const (
+	RootIno      Ino = 1
+	straysBase   Ino = 0x600 // + rank*shards + shard
+	linksBase    Ino = 0x10600
+	FirstFreeIno Ino = 1 << 40 // a rank gets ranges of 2^40 numbers from the monitors
+	SystemShards     = 10      // stray and links directories per rank
+)
+
+// StrayDir is the number of the directory that keeps inodes of nlink 0 of one rank and shard.
+func StrayDir(r Rank, shard int) Ino { return straysBase + Ino(int(r)*SystemShards+shard) }
+
+// LinksDir is the number of the directory that keeps inodes with several names.
+func LinksDir(r Rank, shard int) Ino { return linksBase + Ino(int(r)*SystemShards+shard) }
+
+func (i Ino) String() string { return fmt.Sprintf("%#x", uint64(i)) }
+
+// Rank is one active metadata server slot. NoRank stands for "none yet".
+type Rank int32
+
+// NoRank is the rank of a daemon that has none.
+const NoRank Rank = -1
+
+// Epoch numbers the versions of one map; it only rises.
+type Epoch uint64
+
+// Tid numbers the requests of one session or instance. Mutating metadata requests and cap
+// flushes share one counter per session (rule Q-h); ReadTid marks the others.
+type Tid uint64
+
+// ReadTid is set in the tid of a metadata request that changes nothing: it is matched with
+// its reply and otherwise forgotten, so watermarks and completed sets never see it.
+const ReadTid Tid = 1 << 63
+
+// Kind says what sort of process an instance is.
+type Kind uint8
+
+// Kinds of processes.
+const (
+	KindClient Kind = iota + 1
+	KindMDS
+	KindOSD
+	KindMon
+	KindTool
+)
+
+var kindNames = [...]string{"?", "client", "mds", "osd", "mon", "tool"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind%d", uint8(k))
+}
+
+// Instance is one life of one process. Nonce is drawn at random by the shell at its start
+// and never used again, so a blocklist entry can only ever hit the life it was meant for.
+type Instance struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Kind     Kind
+	Num      uint32 // OSD id, rank name hash or client number: for people, not for identity
+	Nonce    uint64
+}
+
+func (i Instance) String() string { return fmt.Sprintf("%s.%d/%x", i.Kind, i.Num, i.Nonce) }
+
+// IsZero reports whether i names nobody.
+func (i Instance) IsZero() bool { return i == Instance{} }
+
+// UUID identifies a store or a cluster: 16 random bytes.
+type UUID [16]byte
+
+func (u UUID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// IsZero reports whether u was never drawn.
+func (u UUID) IsZero() bool { return u == UUID{} }
+
+// OSDID numbers an OSD; with its store's UUID it is a member (rule R1).
+type OSDID int32
+
+// NoOSD stands for "none".
+const NoOSD OSDID = -1
+
+// PGID is one placement group.
+type PGID struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Pool     uint32
+	Num      uint32
+}
+
+func (p PGID) String() string { return fmt.Sprintf("%d.%x", p.Pool, p.Num) }
+
+// ObjectID names one object.
+type ObjectID struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Pool     uint32
+	Name     string
+}
+
+func (o ObjectID) String() string { return fmt.Sprintf("%d/%s", o.Pool, o.Name) }
+
+// DataObject names the object that holds block number index of a file.
+func DataObject(pool uint32, ino Ino, index uint64) ObjectID {
+	return ObjectID{Pool: pool, Name: fmt.Sprintf("%x.%08x", uint64(ino), index)}
+}
+
+// Version orders the entries of one PG: lexicographic, interval first (osd-replication §1).
+type Version struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Interval uint64
+	N        uint64
+}
+
+// Less reports whether v is older than w.
+func (v Version) Less(w Version) bool {
+	return v.Interval < w.Interval || v.Interval == w.Interval && v.N < w.N
+}
+
+func (v Version) String() string { return fmt.Sprintf("%d'%d", v.Interval, v.N) }
+
+// Time is a timestamp of a file: seconds and nanoseconds since 1970, before it too.
+type Time struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Sec      int64
+	Nsec     uint32
+}
+
+// TimeOf converts a Go time.
+func TimeOf(t time.Time) Time { return Time{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())} }
+
+// Before reports whether t is earlier than u.
+func (t Time) Before(u Time) bool { return t.Sec < u.Sec || t.Sec == u.Sec && t.Nsec < u.Nsec }
+
+// MaxTime is the later of the two.
+func MaxTime(t, u Time) Time {
+	if t.Before(u) {
+		return u
+	}
+	return t
+}
+
+// ValidName reports whether s can be the name of a dentry.
+func ValidName(s string) bool {
+	return s != "" && s != "." && s != ".." && len(s) <= MaxName && strings.IndexByte(s, '/') < 0 && strings.IndexByte(s, 0) < 0
+}
+
+// Limits that every decoder and every rank keeps.
+const (
+	MaxName       = 255       // bytes of one name
+	MaxSymlink    = 4095      // bytes of a symlink target
+	MaxXattrName  = 255       // bytes
+	MaxXattrValue = 64 << 10  // bytes
+	MaxXattrs     = 256 << 10 // bytes of all xattrs of one inode
+	MaxLink       = 65000     // names of one inode
+)
