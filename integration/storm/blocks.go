@@ -39,7 +39,8 @@ const blockSize = 512
 
 // Blocks has workers on every mount write and read whole blocks of one file, some through a
 // handle opened at the start (whose pages a kernel may keep), some through a fresh one, and
-// checks each block as a linearizable register; a block whose words differ is torn.
+// checks the first word of each block as a linearizable register. Not the whole block: even a
+// local file system lets a read overtake half of a concurrent write.
 func Blocks(ctx context.Context, cfg Config, workersPerMount int) (rounds int, err error) {
 	end := time.Now().Add(cfg.Duration)
 	for rounds = 0; ctx.Err() == nil; rounds++ {
@@ -137,11 +138,5 @@ func doBlock(f *os.File, b int, in blockIn) (uint64, error) {
 		}
 		return 0, err
 	}
-	v := binary.LittleEndian.Uint64(buf)
-	for i := 8; i < blockSize; i += 8 {
-		if u := binary.LittleEndian.Uint64(buf[i:]); u != v {
-			return 0, fmt.Errorf("%s: block %d is torn: %#x and %#x", f.Name(), b, v, u)
-		}
-	}
-	return v, nil
+	return binary.LittleEndian.Uint64(buf), nil
 }
