@@ -1,0 +1,141 @@
+package caps
+
+import "slices"
+
+// Loner remembers the one client whose interest lets it hold exclusive bits (4.6), and the
+// queue of those who take turns at appending (T6).
+type Loner struct {
+	client uint64 // 0: none
+	since  int64  // when it became the loner
+	idleAt int64  // when its wanted fell, 0: it wants
+	askers []uint64
+}
+
+// interest are the bits whose wanting counts.
+const interest = FileRd | FileWr | FileBuffer | FileExcl | AuthExcl | LinkExcl | XattrExcl
+
+// LonerOf is the present loner, 0 when there is none.
+func (l *Loner) LonerOf() uint64 { return l.client }
+
+// SetLoner installs a new one (0: none); legal only when SO1 holds, which the caller checks.
+func (l *Loner) SetLoner(c uint64, now int64) {
+	l.client, l.since, l.idleAt = c, now, 0
+	l.unask(c)
+}
+
+func (l *Loner) forget(c uint64) {
+	l.unask(c)
+	if l.client == c {
+		l.client, l.idleAt = 0, 0
+	}
+}
+
+func (l *Loner) unask(c uint64) {
+	if i := slices.Index(l.askers, c); i >= 0 {
+		l.askers = slices.Delete(l.askers, i, i+1)
+		if len(l.askers) == 0 {
+			l.askers = nil
+		}
+	}
+}
+
+// Ask notes that a client wants bits it does not have: it queues for its turn. Idle openers
+// do not ask, so a turn that nobody waits for lasts as long as it likes.
+func (l *Loner) Ask(c uint64) {
+	if c != l.client && !slices.Contains(l.askers, c) {
+		l.askers = append(l.askers, c)
+	}
+}
+
+// Askers are those that wait for a turn, first come first.
+func (l *Loner) Askers() []uint64 { return l.askers }
+
+// LonerTimes shape the choice, in the caller's ticks.
+type LonerTimes struct {
+	Linger  int64 // keep an idle loner this long, unless another asks
+	Quantum int64 // least length of a turn
+}
+
+// Turns reports whether appenders share the file: somebody appends (wants Fx on a file) and
+// somebody else is interested too.
+func (l *Ledger) Turns() bool {
+	appender, interested := false, 0
+	for _, r := range l.recs {
+		if r.Stale || r.Wanted&interest == 0 {
+			continue
+		}
+		interested++
+		appender = appender || r.Wanted&FileExcl != 0
+	}
+	return appender && interested > 1
+}
+
+// Ideal is the client that should be loner, 0 for none, and when to ask again because only
+// time stands in the way (0: no such time).
+func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again int64) {
+	if dir {
+		// Of a directory: whoever is alone with it.
+		if len(l.recs) == 1 && !l.recs[0].Stale {
+			return l.recs[0].Client, 0
+		}
+		return 0, 0
+	}
+	var only uint64
+	n := 0
+	for _, r := range l.recs {
+		if !r.Stale && r.Wanted&interest != 0 {
+			only = r.Client
+			n++
+		}
+	}
+	switch {
+	case n > 1 && l.Turns():
+		return l.turn(now, t)
+	case n == 1:
+		l.idleAt = 0
+		return only, 0
+	case n > 1:
+		return 0, 0
+	}
+	// Nobody is interested: an open-close loop should not pay two transitions per round.
+	r := l.Get(l.client)
+	if r == nil || r.Stale {
+		return 0, 0
+	}
+	if l.idleAt == 0 {
+		l.idleAt = now
+	}
+	if until := l.idleAt + t.Linger; now < until {
+		return l.client, until
+	}
+	return 0, 0
+}
+
+// turn is the loner among several appenders: the present one for a quantum at least, then
+// the first of those who asked.
+func (l *Ledger) turn(now int64, t LonerTimes) (uint64, int64) {
+	next := uint64(0)
+	for _, c := range l.askers {
+		if r := l.Get(c); r != nil && !r.Stale && r.Wanted&interest != 0 {
+			next = c
+			break
+		}
+	}
+	if cur := l.Get(l.client); cur != nil && !cur.Stale && cur.Wanted&interest != 0 {
+		if next == 0 {
+			return l.client, 0
+		}
+		if until := l.since + t.Quantum; now < until {
+			return l.client, until
+		}
+	}
+	if next != 0 {
+		return next, 0
+	}
+	for _, r := range l.recs { // nobody asked in so many words
+		if !r.Stale && r.Wanted&FileExcl != 0 {
+			return r.Client, 0
+		}
+	}
+	return 0, 0
+}
