@@ -1,0 +1,159 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// ReadFunc returns up to max bytes at off. Fewer, or none, means that nothing is stored
+// there; an error means that what is stored could not be had, and ends the replay.
+type ReadFunc func(off Pos, max int) ([]byte, error)
+
+// ErrHole is what a HoleError is, for errors.Is.
+var ErrHole = errors.New("log has lost acknowledged records")
+
+// HoleError reports a log that ends before a position that is known to have been durable.
+type HoleError struct {
+	At      Pos    // where the intact log ends
+	Durable Pos    // what was durable once
+	Witness string // who says so
+}
+
+func (e *HoleError) Error() string {
+	return fmt.Sprintf("journal: %v: intact up to position %d, but %s says that everything up to %d was durable", ErrHole, e.At, e.Witness, e.Durable)
+}
+
+// Is makes errors.Is(err, ErrHole) true.
+func (e *HoleError) Is(target error) bool { return target == ErrHole }
+
+// End is where a replay stopped: the mark at which a new writer continues.
+type End struct {
+	Mark
+	Records int
+	Durable Pos // highest position that some frame called durable
+}
+
+const readChunk = 256 << 10
+
+// Replay calls fn for every record from h.Expire on, in order, and returns where the log
+// ends. An error of fn ends it and is returned as it is. See the package comment for what
+// ends a log and what is corruption.
+func Replay(read ReadFunc, h Header, lim Limits, fn func(Record) error) (End, error) {
+	r := reader{read: read, pos: h.Expire.Pos}
+	end := End{Mark: h.Expire}
+	for {
+		b, err := r.frame(lim)
+		if err != nil {
+			return end, fmt.Errorf("journal: read at %d: %w", r.pos, err)
+		}
+		f, ok := parse(b)
+		if !ok || !h.admits(f, end.Mark, lim) || !f.intact(b) {
+			break
+		}
+		next := end.Pos + Pos(FrameBytes(int(f.length)))
+		rec := Record{Pos: end.Pos, End: next, Seq: f.seq, Inc: f.inc, Data: b[HeaderBytes : HeaderBytes+int(f.length)]}
+		if err := fn(rec); err != nil {
+			return end, err
+		}
+		end.Mark = Mark{Pos: next, Seq: f.seq + 1, Inc: f.inc}
+		end.Durable = max(end.Durable, f.durable)
+		end.Records++
+		r.skip(FrameBytes(int(f.length)))
+	}
+	if h.Durable > end.Pos {
+		return end, &HoleError{At: end.Pos, Durable: h.Durable, Witness: "the header"}
+	}
+	w, err := beyond(read, end.Pos, lim)
+	if err != nil {
+		return end, fmt.Errorf("journal: read behind the end at %d: %w", end.Pos, err)
+	}
+	if w.durable > end.Pos {
+		return end, &HoleError{At: end.Pos, Durable: w.durable, Witness: fmt.Sprintf("the frame at %d", w.pos)}
+	}
+	return end, nil
+}
+
+// admits reports whether f may follow the mark.
+func (h Header) admits(f frameHeader, at Mark, lim Limits) bool {
+	if f.pos != at.Pos || f.seq != at.Seq || f.inc < at.Inc || int64(f.length) > int64(lim.Record) {
+		return false
+	}
+	// From Start on only this header's writer, or one whose header was lost with it before
+	// it could have acknowledged anything, may have written.
+	return f.pos < h.Start || f.inc >= h.Inc
+}
+
+// beyond looks for an intact frame behind the end of the log and returns the one that knows
+// of the highest durable position. Frames of an earlier round over the same place claim
+// other positions and do not count.
+func beyond(read ReadFunc, end Pos, lim Limits) (best frameHeader, err error) {
+	r := reader{read: read, pos: end}
+	buf, err := r.have(lim.Window() + FrameBytes(lim.Record))
+	if err != nil {
+		return best, err
+	}
+	for i := 0; ; {
+		k := bytes.Index(buf[i:], []byte(frameMagic))
+		if k < 0 {
+			return best, nil
+		}
+		i += k
+		f, ok := parse(buf[i:])
+		if ok && f.pos == end+Pos(i) && int64(f.length) <= int64(lim.Record) &&
+			len(buf)-i >= HeaderBytes+int(f.length) && f.durable > best.durable && f.intact(buf[i:]) {
+			best = f
+		}
+		i++
+	}
+}
+
+// Wipe tells a new writer what to overwrite with zeros (or to remove) durably before its
+// first append at end: n bytes from there.
+func Wipe(end Pos, lim Limits) (off Pos, n int) { return end, lim.Window() }
+
+// reader keeps a sliding buffer over a log.
+type reader struct {
+	read ReadFunc
+	pos  Pos
+	buf  []byte
+}
+
+// have returns at least n buffered bytes at pos, fewer only when no more are stored.
+func (r *reader) have(n int) ([]byte, error) {
+	for len(r.buf) < n {
+		b, err := r.read(r.pos+Pos(len(r.buf)), max(n-len(r.buf), readChunk))
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == 0 {
+			break
+		}
+		r.buf = append(r.buf, b...)
+	}
+	return r.buf, nil
+}
+
+// frame returns bytes that hold the frame at pos whole, or nil when there is none.
+func (r *reader) frame(lim Limits) ([]byte, error) {
+	b, err := r.have(HeaderBytes)
+	if err != nil {
+		return nil, err
+	}
+	f, ok := parse(b)
+	if !ok || f.pos != r.pos || int64(f.length) > int64(lim.Record) {
+		return nil, nil
+	}
+	n := HeaderBytes + int(f.length)
+	if b, err = r.have(n); err != nil || len(b) < n {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (r *reader) skip(n int) {
+	r.pos += Pos(n)
+	// The padding of the last frame may lie behind what is stored.
+	rest := copy(r.buf, r.buf[min(n, len(r.buf)):])
+	r.buf = r.buf[:rest]
+}
