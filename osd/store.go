@@ -1,0 +1,114 @@
+package osd
+
+import "github.com/capstan-fs/capstan/wire"
+
+// Store keeps the PGs of one OSD: objects, log and a few named values per PG. osd/server/store
+// is the real one (helper contract: one write-ahead log, group commit), MemStore the one of
+// tests and sim.
+//
+// Submit applies a transaction at once for every read that follows ("newest submitted state")
+// and calls done when it is durable, in submit order per PG, never from inside Submit and
+// with no lock held that Submit or a read would take. After an error nothing later on the same
+// store succeeds: the OSD stops. A crash keeps, for each PG, a prefix of what was submitted,
+// at least everything that was done, and every transaction whole or not at all.
+//
+// Byte slices handed in are never changed by the caller afterwards; slices handed out are
+// never changed by the store. All methods may be called from several goroutines; Submit calls
+// of one PG are ordered by the caller.
+type Store interface {
+	// UUID is drawn when the store is made and names it for ever (rule R1). Fresh reports that
+	// it was drawn in this life: such a store has never given a lease.
+	UUID() wire.UUID
+	Fresh() bool
+
+	Submit(t *Txn, done func(error))
+
+	// PGs lists every PG that has a log, a meta value or an object, sorted by pool and number.
+	PGs() []wire.PGID
+	// Log is the PG's log. The zero LogState belongs to a PG that the store has never seen.
+	Log(pg wire.PGID) LogState
+	// Meta reads the PG's named values whose key starts with prefix, sorted by key.
+	Meta(pg wire.PGID, prefix string) []wire.KV
+
+	// Stat reports an object; false: it does not exist.
+	Stat(pg wire.PGID, name string) (ObjStat, bool)
+	// Read fills dst from off; a hole reads as zeros, dst is short at the object's end. It
+	// returns how many bytes are valid; reading an absent object gives 0. An error means the
+	// bytes on the disk are bad.
+	Read(pg wire.PGID, name string, off uint64, dst []byte) (int, error)
+	// Extents lists the parts of the object that hold data, sorted: what lies between is a hole.
+	Extents(pg wire.PGID, name string) []wire.Extent
+	Xattr(pg wire.PGID, name, key string) ([]byte, bool)
+	Xattrs(pg wire.PGID, name string) []wire.KV // sorted by key
+	// OmapGet returns the pairs of those keys that exist, in the order of keys.
+	OmapGet(pg wire.PGID, name string, keys []string) ([]wire.KV, error)
+	// OmapRange returns up to max pairs with key > after ("" = from the first; the empty key is
+	// no key), and whether there are more.
+	OmapRange(pg wire.PGID, name, after string, max int) ([]wire.KV, bool, error)
+
+	// ListObjects lists up to max objects with name > after, sorted by name.
+	ListObjects(pg wire.PGID, after string, max int) []wire.ObjVersion
+
+	// Space is the store's size and what is taken of it, in bytes.
+	Space() (total, used uint64)
+	Close() error
+}
+
+// ObjStat describes an object.
+type ObjStat struct {
+	Size      uint64
+	Allocated uint64 // bytes of storage its data takes (block granularity; xattrs, omap not counted)
+	Version   wire.Version
+}
+
+// LogState is what a store knows of a PG's log: entries in (Tail, last], oldest first.
+type LogState struct {
+	Tail      wire.Version // version of the newest entry that was trimmed; zero: none ever
+	Committed wire.Version // newest Txn.Committed
+	Recs      []LogRec
+}
+
+// LogRec is one log entry, opaque to the store but for its version.
+type LogRec struct {
+	Version wire.Version
+	Rec     []byte
+}
+
+// Txn is one atomic change of one PG. Its parts apply in the order of the fields.
+type Txn struct {
+	PG wire.PGID
+
+	// RemovePG drops everything the PG has: objects, log, meta. Nothing else is set.
+	RemovePG bool
+
+	// ResetLog drops all entries; Tail becomes Trim (which may be zero then).
+	ResetLog bool
+	// Cut, when not nil, drops all entries newer than it.
+	Cut *wire.Version
+	// Append adds entries; their versions rise.
+	Append []LogRec
+	// Trim, when not zero, drops all entries up to and including it; Tail becomes Trim.
+	Trim wire.Version
+	// Committed, when not zero, is remembered.
+	Committed wire.Version
+
+	Objs []ObjTxn
+
+	// ClearMeta drops, before Meta is applied, all values whose key starts with it ("" drops none).
+	ClearMeta string
+	// Meta sets named values; a nil Val removes.
+	Meta []wire.KV
+}
+
+// ObjTxn changes one object. An object that does not exist is made (empty) unless Remove is set.
+type ObjTxn struct {
+	Name    string
+	Version wire.Version // the object's version afterwards
+	Remove  bool         // the object is gone afterwards: data, xattrs, omap; absent already: no change
+	Replace bool         // start from an empty object: Muts are a whole copy
+	// Muts hold resulting bytes. Kinds that occur: ObjWrite (Off, Data), ObjTruncate (Off: grow or
+	// shrink), ObjZero (Off, Len: reads as zeros, space given back, never grows the object),
+	// ObjSetXattr (Key, Data), ObjRmXattr (Key), ObjOmapSet (Pairs), ObjOmapRemove (Keys),
+	// ObjOmapClear, ObjCreate (nothing more than to exist).
+	Muts []wire.ObjOp
+}

@@ -1,0 +1,359 @@
+package wire
+
+// The conversations of OSDs: clients with primaries (OSDOp, OSDReply) and members of a PG among
+// themselves (osd-replication.md §3). Nothing here needs a lossless session. Bulk bytes travel
+// in the frame's data segment, cut by the DataLen fields in the order of the steps.
+const (
+	TOSDOp Type = BaseOSD + iota
+	TOSDReply
+	TRepl
+	TReplAck
+	TReplNack
+	TRecon
+	TReconState
+	TReconFix
+	TLearnReq
+	TLearnStart
+	TCopyNext
+	TCopyRange
+	TCopyGet
+	TCopyObj
+	TLeaseReq
+	TLeaseGrant
+	TLeaseReleased
+	TOSDPing
+	TOSDPong
+)
+
+func init() {
+	Register[OSDOp]()
+	Register[OSDReply]()
+	Register[Repl]()
+	Register[ReplAck]()
+	Register[ReplNack]()
+	Register[Recon]()
+	Register[ReconState]()
+	Register[ReconFix]()
+	Register[LearnReq]()
+	Register[LearnStart]()
+	Register[CopyNext]()
+	Register[CopyRange]()
+	Register[CopyGet]()
+	Register[CopyObj]()
+	Register[LeaseReq]()
+	Register[LeaseGrant]()
+	Register[LeaseReleased]()
+	Register[OSDPing]()
+	Register[OSDPong]()
+}
+
+// Limits of object operations.
+const (
+	MaxObjectBytes = 64 << 20 // size of one object
+	MaxOpData      = 16 << 20 // data bytes of one operation, either way
+	MaxObjOps      = 64       // steps of one vector
+	MaxObjName     = 255      // bytes
+)
+
+// OSDOpFlags modify an operation.
+type OSDOpFlags uint8
+
+// Flags of operations.
+const (
+	// OSDFullTry may use the reserve between full and failsafe: a rank's journal, purge, unlink.
+	OSDFullTry OSDOpFlags = 1 << iota
+	// OSDResent marks an operation that was sent before, for counters only.
+	OSDResent
+)
+
+// OSDOp is a vector of steps on one object; the frame's tid is the operation's, the instance is
+// the connection's. Epoch is the barrier: the OSD answers under a map at least as new.
+type OSDOp struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch
+	Oldest   Tid // oldest tid of the instance that has no answer yet (≤ the frame's tid)
+	PG       PGID
+	Object   string
+	Flags    OSDOpFlags
+	Ops      []ObjOp
+}
+
+// OSDStatus says whether an OSDReply is the answer of the operation.
+type OSDStatus uint8
+
+// Statuses. Only OSDDone is an answer; after the others the tid is still open.
+const (
+	OSDDone        OSDStatus = iota
+	OSDWrong                 // not the primary under Epoch, or too new a map is needed: look again
+	OSDBlocklisted           // the instance is fenced
+	OSDFull                  // ENOSPC, nothing was logged
+)
+
+// OSDReply answers OSDOp (same tid).
+type OSDReply struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Status   OSDStatus
+	Epoch    Epoch // of the OSD's map
+	Errno    uint32
+	Version  Version // the object's, after a write the entry's
+	Ops      []ObjResult
+}
+
+// LogEntry is what every replica's log keeps of an operation (§2). The bytes of the transaction
+// are not in it: they are in the objects, and a replica that lacks an entry gets copies.
+type LogEntry struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Version  Version
+	Prev     Version // the entry before (R3)
+	Object   string
+	Prior    Version // the object's version before; zero: it did not exist
+	After    Version // the object's version after: Version, zero when removed, Prior when unchanged
+	Client   Instance
+	Tid      Tid
+	Oldest   Tid // the client's oldest unanswered tid when the op was logged
+	Errno    uint32
+	NOps     uint8
+	Results  []ObjResult // empty when every step has the zero result
+	ResData  []byte      // data of Results
+}
+
+// ReplEntry is an entry on its way to a replica: Rec is the encoded LogEntry, Muts the steps with
+// resulting bytes. NoMuts: the sender no longer has them (only ever sent to a learner).
+type ReplEntry struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Rec      []byte
+	NoMuts   bool
+	Muts     []ObjOp
+}
+
+// Repl carries new entries from the primary to a member or learner.
+type Repl struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	PG        PGID
+	Interval  uint64
+	Epoch     Epoch // the sender's map
+	Prev      Version
+	Entries   []ReplEntry
+	Committed Version
+	Sent      int64 // lease request: the sender's clock
+}
+
+// ReplAck says what is durable at a replica, in its adopted interval.
+type ReplAck struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Version  Version // last durable
+	Sent     int64   // lease granted for the request sent then; 0: none
+	Confirm  bool    // answers Recon: this log equals the primary's
+	Gap      bool    // entries after Version are missing
+	Copied   bool    // learner: every object compared, none missing, all durable
+}
+
+// ReplNack answers a message of an older interval.
+type ReplNack struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Epoch    Epoch
+}
+
+// Recon opens the reconciliation of a new interval: Last is the primary's last version.
+type Recon struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Epoch    Epoch
+	Last     Version
+	Sent     int64
+}
+
+// ReconState is the answer of a member whose last differs: its log above what it knows committed.
+type ReconState struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	PG        PGID
+	Interval  uint64
+	Committed Version
+	Versions  []Version // of its entries above Committed, oldest first
+	Objects   []string  // their objects
+}
+
+// ReconFix brings a member's log to the primary's: cut to Common, take Entries, replace Objects;
+// all parts are staged and installed in one transaction (R8).
+type ReconFix struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Common   Version
+	Part     uint32
+	Parts    uint32
+	Entries  [][]byte // encoded LogEntry, in part 0 only
+	Objects  []ObjCopy
+}
+
+// Extent is a run of bytes of an object.
+type Extent struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Off      uint64
+	Len      uint64
+}
+
+// ObjVersion is an object's name and version.
+type ObjVersion struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Version  Version
+}
+
+// ObjCopy is a whole object. Its data is in the segment, one extent after the other.
+type ObjCopy struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Absent   bool
+	Version  Version
+	Size     uint64
+	Extents  []Extent
+	Xattrs   []KV
+	Omap     []KV
+	Data     []byte `msgpack:"-"`
+}
+
+// DataLen is how much of the data segment is the object's.
+func (c *ObjCopy) DataLen() (n uint64) {
+	for _, e := range c.Extents {
+		n += e.Len
+	}
+	return n
+}
+
+// LearnReq is a learner asking the primary to be filled. Complete: its copy was finished in this
+// interval and its log ends at Last; only the entries after that are needed.
+type LearnReq struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Epoch    Epoch
+	Nonce    uint64
+	Complete bool
+	Last     Version
+}
+
+// LearnStart makes the learner's log start at From with the dedup table as of From.
+type LearnStart struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Nonce    uint64
+	Resume   bool // answer to Complete: keep the log
+	From     Version
+	Dedup    []DedupClient
+}
+
+// DedupClient is one instance's part of the table of results.
+type DedupClient struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Client   Instance
+	Oldest   Tid
+	Recs     [][]byte // encoded LogEntry
+}
+
+// CopyNext asks for the versions of objects after a name.
+type CopyNext struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Nonce    uint64
+	After    string
+}
+
+// CopyRange lists all objects in (After, Upto] as of version At. End: there are none after Upto.
+type CopyRange struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Nonce    uint64
+	At       Version
+	After    string
+	Upto     string
+	End      bool
+	Objects  []ObjVersion
+}
+
+// CopyGet asks for objects.
+type CopyGet struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Names    []string
+}
+
+// CopyObj is an object as of version At of the primary's log.
+type CopyObj struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	At       Version
+	Object   ObjCopy
+}
+
+// PGInterval names an interval of a PG.
+type PGInterval struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+}
+
+// LeaseReq asks for leases on many PGs at once (R6); Sent is the sender's clock.
+type LeaseReq struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch
+	Sent     int64
+	PGs      []PGInterval
+}
+
+// LeaseGrant grants those that are adopted in exactly that interval.
+type LeaseGrant struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Sent     int64
+	PGs      []PGInterval
+}
+
+// LeaseReleased: the sender answers nothing any more for intervals of the PG below Interval.
+type LeaseReleased struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+}
+
+// OSDPing asks a silent peer whether it lives.
+type OSDPing struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch
+}
+
+// OSDPong is the answer.
+type OSDPong struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch
+}
+
+// WireType methods of the conversation.
+func (*OSDOp) WireType() Type         { return TOSDOp }
+func (*OSDReply) WireType() Type      { return TOSDReply }
+func (*Repl) WireType() Type          { return TRepl }
+func (*ReplAck) WireType() Type       { return TReplAck }
+func (*ReplNack) WireType() Type      { return TReplNack }
+func (*Recon) WireType() Type         { return TRecon }
+func (*ReconState) WireType() Type    { return TReconState }
+func (*ReconFix) WireType() Type      { return TReconFix }
+func (*LearnReq) WireType() Type      { return TLearnReq }
+func (*LearnStart) WireType() Type    { return TLearnStart }
+func (*CopyNext) WireType() Type      { return TCopyNext }
+func (*CopyRange) WireType() Type     { return TCopyRange }
+func (*CopyGet) WireType() Type       { return TCopyGet }
+func (*CopyObj) WireType() Type       { return TCopyObj }
+func (*LeaseReq) WireType() Type      { return TLeaseReq }
+func (*LeaseGrant) WireType() Type    { return TLeaseGrant }
+func (*LeaseReleased) WireType() Type { return TLeaseReleased }
+func (*OSDPing) WireType() Type       { return TOSDPing }
+func (*OSDPong) WireType() Type       { return TOSDPong }
