@@ -1,0 +1,5 @@
+package posix
+
+import "unsafe"
+
+func ptr(p *uint32) uintptr { return uintptr(unsafe.Pointer(p)) }
