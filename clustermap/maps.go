@@ -10,7 +10,6 @@ import (
 
 // OSDMap says which OSDs there are, where PGs live and who is fenced.
 type OSDMap struct {
-	_msgpack  struct{} `msgpack:",as_array"`
 	Epoch     wire.Epoch
 	Cluster   wire.UUID
 	Crush     crush.Map
@@ -20,6 +19,10 @@ type OSDMap struct {
 	Blocklist map[wire.Instance]BlockEntry
 	Full      bool // ENOSPC for everything but deletes and FULL_TRY
 	NearFull  bool
+
+	// placer is what UpSet needs of Crush, made once; shared by copies of the map that have
+	// the same Crush. Nil in a literal: made for each call.
+	placer *lazyPlacer
 }
 
 // Pool is a set of objects with one way of placing and replicating them.
@@ -45,14 +48,11 @@ type OSD struct {
 	BootEpoch wire.Epoch // the epoch that has this boot (rule R2)
 	Total     uint64     // bytes, as it last reported
 	Used      uint64
+	Reweight  uint32 // share of its PGs that it takes, crush.One being all; counts while In
 }
 
 // Member is an OSD with the store it had when it became in sync (rule R1).
-type Member struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	ID       wire.OSDID
-	UUID     wire.UUID
-}
+type Member = wire.Member
 
 // PGConfig is cfg(pg) of osd-replication.md §1.
 type PGConfig struct {
@@ -94,7 +94,6 @@ const (
 
 // FSMap says which daemon holds which rank.
 type FSMap struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Epoch    wire.Epoch
 	MetaPool uint32
 	DataPool uint32
