@@ -98,7 +98,10 @@ func (e *Engine) advance(l *Lock) {
 		return
 	}
 	l.flags |= inAdvance
-	for e.step(l) {
+	for n := 0; e.step(l); n++ {
+		if n > maxSteps {
+			must.Holdf(false, "%v: evaluation does not come to rest", l)
+		}
 	}
 	l.flags &^= inAdvance
 	e.pin(l)
@@ -106,6 +109,9 @@ func (e *Engine) advance(l *Lock) {
 		e.giveBack(l)
 	}
 }
+
+// maxSteps bounds one advance: far more than waiters and rows, far less than forever.
+const maxSteps = 1 << 20
 
 // step does the next thing that l can do, in the order of §2.6: those whose turn it is get
 // their hold, a transit that has nothing to await completes, a steady lock goes where its
@@ -142,7 +148,9 @@ func (e *Engine) move(l *Lock, goal State, by Owner) bool {
 		if next = t.via[l.state][goal]; next == noState {
 			next = t.via[l.state][t.lock]
 		}
-		must.Holdf(next != noState, "%v: no way to %s", l, t.Rows[goal].Name)
+		if next == noState {
+			must.Holdf(false, "%v: no way to %s", l, t.Rows[goal].Name)
+		}
 	} else {
 		x := e.extend(l) // lock>xlock: from here on it is reserved for one request
 		x.hasX, x.xlocker = true, by
@@ -529,6 +537,60 @@ func (e *Engine) stepReplica(l *Lock) bool {
 		}
 	}
 	return false
+}
+
+// Rebuild gives the locks of obj the rows that what clients were issued needs, after caps
+// were re-declared to a new incarnation (R2): sync where it does, else excl for the one
+// client that has more (it becomes the loner), else mix; a file whose size is not known yet
+// is in mix until it was recovered (R1). False: the claims contradict each other.
+func (e *Engine) Rebuild(obj Object) bool {
+	locks := obj.Locks()
+	all := true
+	for i := range locks {
+		l := &locks[i]
+		if types[l.typ].mask == 0 {
+			continue
+		}
+		must.Holdf(l.ext == nil && l.Steady(), "%v: rebuilt while in use", l)
+		ok := false
+		t := l.table()
+		for _, s := range []State{t.sync, t.excl, t.mix} {
+			if s != noState && !ok && l.fits(s) {
+				l.state, ok = s, true
+			}
+		}
+		all = all && ok
+		e.Touch(l)
+	}
+	return all
+}
+
+// fits reports whether every client's bound is within row s; for excl, of whom it would make
+// the loner.
+func (l *Lock) fits(s State) bool {
+	t, ti := l.table(), &types[l.typ]
+	row := &t.Rows[s]
+	if l.typ == IFile && l.obj.Traits()&Recovering != 0 && (row.Get != Nobody || s == t.excl) {
+		return false
+	}
+	loner := l.obj.Loner()
+	if s == t.excl && loner == 0 {
+		for i, n := 0, l.obj.Clients(); i < n; i++ {
+			if cl := l.obj.Client(i); cl.Issued&ti.mask != 0 {
+				loner = cl.Client
+			}
+		}
+	}
+	for i, n := 0, l.obj.Clients(); i < n; i++ {
+		cl := l.obj.Client(i)
+		if ti.letters(cl.Issued)&^l.letters(row, cl.Client, loner, false) != 0 {
+			return false
+		}
+	}
+	if s == t.excl && loner != 0 && l.obj.Loner() == 0 {
+		l.obj.SetLoner(loner)
+	}
+	return true
 }
 
 // AuthRank stands for "whoever is auth" in Host.Tell; the host knows who that is.

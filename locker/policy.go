@@ -53,7 +53,8 @@ file    lock   !loner heir               lock   # and wait there until the other
 file    excl   !loner wantw              mix
 file    excl   !loner !wr                sync
 file    excl   idle !dir !wr             sync
-file    any    !rd loner wantw           excl
+file    any    !rd loner !idle wantw     excl
+file    excl   rd loner dir              excl   # its own request reads: no reason to leave
 file    any    !rd loner dir !boundary   excl
 file    any    !rd scatter               mix
 file    any    !rd !loner wantw          mix
