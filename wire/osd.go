@@ -1,5 +1,7 @@
 package wire
 
+import "fmt"
+
 // The conversations of OSDs: clients with primaries (OSDOp, OSDReply) and members of a PG among
 // themselves (osd-replication.md §3). Nothing here needs a lossless session. Bulk bytes travel
 // in the frame's data segment, cut by the DataLen fields in the order of the steps.
@@ -357,3 +359,30 @@ func (*LeaseGrant) WireType() Type    { return TLeaseGrant }
 func (*LeaseReleased) WireType() Type { return TLeaseReleased }
 func (*OSDPing) WireType() Type       { return TOSDPing }
 func (*OSDPong) WireType() Type       { return TOSDPong }
+
+// CutOpData gives every step its part of the data segment.
+func CutOpData(ops []ObjOp, data []byte) error {
+	for i := range ops {
+		n := int(ops[i].DataLen)
+		if n > len(data) {
+			return fmt.Errorf("wire: object step %d wants %d data bytes, %d are left", i, n, len(data))
+		}
+		ops[i].Data, data = data[:n:n], data[n:]
+	}
+	if len(data) != 0 {
+		return fmt.Errorf("wire: %d data bytes belong to no object step", len(data))
+	}
+	return nil
+}
+
+// CutResultData gives every result its part of the data segment.
+func CutResultData(rs []ObjResult, data []byte) error {
+	for i := range rs {
+		n := int(rs[i].DataLen)
+		if n > len(data) {
+			return fmt.Errorf("wire: object result %d wants %d data bytes, %d are left", i, n, len(data))
+		}
+		rs[i].Data, data = data[:n:n], data[n:]
+	}
+	return nil
+}

@@ -1,0 +1,362 @@
+package osd
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+const (
+	learnKey    = "learn"
+	copyRange   = 256 // names per CopyRange
+	copyGetMax  = 16  // objects per CopyGet
+	learnNone   = 0
+	learnGoing  = 1 // being filled: this store is nobody's truth
+	learnFilled = 2 // filled in the interval that follows: from then on it follows the log exactly
+)
+
+// learner is the state of a replica that is being filled (§7). It pulls: the primary keeps
+// nothing but its acks.
+//
+// An object is in missing when its copy is behind the log: it maps to the version of the log
+// that a copy must be as new as. Copies may be ahead of the log; the entries that they already
+// contain then find the object at their own version, or behind one that will.
+type learner struct {
+	drop []wire.KV // Meta removals waiting for a transaction
+
+	state    byte   // as durable as the last submit
+	interval uint64 // of learnFilled
+
+	started  bool
+	complete bool // filled and all of it durable
+	nonce    uint64
+	cursor   string
+	listed   bool // the cursor has passed the last name
+	missing  map[string]wire.Version
+	askedAt  int64
+	asked    []string // of CopyGet under way
+}
+
+func (l *learner) load(kvs []wire.KV) {
+	for _, kv := range kvs {
+		if kv.Key == learnKey && len(kv.Val) == 9 {
+			l.state, l.interval = kv.Val[0], binary.BigEndian.Uint64(kv.Val[1:])
+		}
+	}
+}
+
+func (l *learner) kv() wire.KV {
+	b := make([]byte, 9)
+	b[0] = l.state
+	binary.BigEndian.PutUint64(b[1:], l.interval)
+	return wire.KV{Key: learnKey, Val: b}
+}
+
+// begin: a learner in a new interval. If it was filled in this very interval before a restart it
+// may be the one that the primary has proposed: it must not throw its log away.
+func (l *learner) begin(p *pg) {
+	l.started, l.complete, l.listed, l.cursor = false, false, false, ""
+	l.missing, l.asked = map[string]wire.Version{}, nil
+	if l.nonce == 0 {
+		l.nonce = p.o.cfg.Instance.Nonce
+	}
+	l.ask(p)
+}
+
+func (l *learner) ask(p *pg) {
+	if p.cfg.Primary == wire.NoOSD {
+		return
+	}
+	l.nonce++
+	l.askedAt = p.o.now
+	p.o.send(p.cfg.Primary, &wire.LearnReq{PG: p.id, Interval: p.interval, Epoch: p.o.m.Epoch, Nonce: l.nonce,
+		Complete: l.state == learnFilled && l.interval == p.interval, Last: p.last})
+}
+
+// end: it has become a member.
+func (l *learner) end(p *pg) {
+	must.Holdf(l.state != learnGoing, "%v: made a member in interval %d while it was being filled", p, p.interval)
+	if l.state != learnNone {
+		l.state = learnNone
+		p.submit(&Txn{Meta: []wire.KV{{Key: learnKey}}})
+	}
+	l.started, l.complete, l.missing, l.asked = false, false, nil, nil
+}
+
+// onLearnReq (primary) starts a learner at the committed version: what lies before it nobody
+// will ever cut, what lies after it comes as entries.
+func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
+	q := p.peer(from)
+	if q == nil || !q.learner || !p.active && !p.o.fault(FaultAddBeforeActive) {
+		return
+	}
+	q.inst = inst
+	r := &wire.LearnStart{PG: p.id, Interval: p.interval, Nonce: m.Nonce}
+	switch {
+	case m.Complete && p.has(m.Last) && !m.Last.Less(p.committed):
+		r.Resume, r.From = true, m.Last
+	case p.pending == q:
+		return // it was filled and its acks were counted: it may not start over
+	default:
+		r.From = p.committed
+		t := p.base.clone()
+		for _, e := range p.log[:p.after(p.committed)] {
+			t.add(e.h)
+		}
+		if !p.o.fault(FaultNoDedupCopy) {
+			r.Dedup = t.export()
+		}
+	}
+	q.confirmed, q.copied = true, false
+	q.acked, q.sent, q.since = r.From, r.From, p.o.now
+	p.o.send(from, r)
+	p.touch()
+}
+
+// onLearnStart throws the log away and begins anew where the primary says. Objects stay: most
+// are probably right, versions will tell.
+func (p *pg) onLearnStart(m *wire.LearnStart) {
+	l := &p.learn
+	if p.role != roleLearner || l.started || m.Nonce != l.nonce {
+		return
+	}
+	if m.Resume {
+		if l.state != learnFilled || l.interval != p.interval || m.From != p.last {
+			return
+		}
+		l.started, l.listed = true, true
+		l.settle(p)
+		p.ackDue = true
+		p.touch()
+		return
+	}
+	base := newTable()
+	t := &Txn{ResetLog: true, Trim: m.From, Committed: m.From, ClearMeta: dedupPrefix}
+	for i := range m.Dedup {
+		if base.take(&m.Dedup[i]) != nil {
+			return
+		}
+		t.Meta = append(t.Meta, base.kv(m.Dedup[i].Client))
+	}
+	l.state, l.interval = learnGoing, p.interval
+	t.Meta = append(t.Meta, l.kv())
+	p.log, p.tail, p.last, p.committed = nil, m.From, m.From, m.From
+	p.base = base
+	p.rebuildDedup()
+	l.started = true
+	l.missing = map[string]wire.Version{}
+	p.submit(t)
+	l.next(p)
+}
+
+// apply decides what an entry does to a learner's object: applied when the copy is exactly at
+// the state before, nothing when the copy contains it already, else the object is missing.
+func (l *learner) apply(p *pg, e *entry, t *Txn) (ObjTxn, bool) {
+	h := e.h
+	if h.After == h.Prior {
+		return ObjTxn{}, false
+	}
+	own := wire.Version{}
+	if st, ok := p.o.store.Stat(p.id, h.Object); ok {
+		own = st.Version
+	}
+	for i := range t.Objs { // not submitted yet
+		if t.Objs[i].Name == h.Object {
+			own = t.Objs[i].Version
+		}
+	}
+	switch {
+	case own == h.Prior && !e.noMuts:
+		delete(l.missing, h.Object)
+		return e.objTxn()
+	case own == h.After:
+		delete(l.missing, h.Object)
+	default:
+		l.missing[h.Object] = h.Version
+		l.complete = false
+		if l.state == learnFilled { // a restart must not take it for filled
+			l.state = learnGoing
+			t.Meta = append(t.Meta, l.kv())
+		}
+	}
+	return ObjTxn{}, false
+}
+
+// next asks for the next thing: missing objects of the ranges behind the cursor, or the next range.
+func (l *learner) next(p *pg) {
+	if !l.started || p.cfg.Primary == wire.NoOSD {
+		return
+	}
+	l.askedAt = p.o.now
+	if len(l.missing) > 0 {
+		names := make([]string, 0, len(l.missing))
+		for n := range l.missing {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		if len(names) > copyGetMax {
+			names = names[:copyGetMax]
+		}
+		l.asked = names
+		p.o.send(p.cfg.Primary, &wire.CopyGet{PG: p.id, Interval: p.interval, Names: names})
+		return
+	}
+	l.asked = nil
+	if !l.listed {
+		l.nonce++
+		p.o.send(p.cfg.Primary, &wire.CopyNext{PG: p.id, Interval: p.interval, Nonce: l.nonce, After: l.cursor})
+		return
+	}
+	l.settle(p)
+}
+
+// settle notices that the copy is finished, and again that this is durable; only then may the
+// primary hear of it.
+func (l *learner) settle(p *pg) {
+	if p.role != roleLearner || !l.started || !l.listed || len(l.missing) > 0 || l.complete || !p.quiet() {
+		return
+	}
+	if l.state != learnFilled || l.interval != p.interval {
+		l.state, l.interval = learnFilled, p.interval
+		p.submit(&Txn{Meta: []wire.KV{l.kv()}})
+		return
+	}
+	l.complete = true
+	p.ackDue = true
+	p.touch()
+}
+
+func (l *learner) tick(p *pg) {
+	if p.o.now-l.askedAt < p.o.cfg.ResendNs {
+		return
+	}
+	switch {
+	case !l.started:
+		l.ask(p)
+	case !l.complete:
+		l.next(p)
+	default:
+		// The primary may have missed the ack.
+		l.askedAt = p.o.now + 2*p.o.cfg.ResendNs
+		p.ackDue = true
+		p.touch()
+	}
+}
+
+// onCopyNext (primary) lists a range with versions.
+func (p *pg) onCopyNext(from wire.OSDID, m *wire.CopyNext) {
+	q := p.peer(from)
+	if q == nil || !q.learner || !q.confirmed {
+		return
+	}
+	r := &wire.CopyRange{PG: p.id, Interval: p.interval, Nonce: m.Nonce, At: p.last, After: m.After}
+	r.Objects = p.o.store.ListObjects(p.id, m.After, copyRange)
+	if len(r.Objects) < copyRange {
+		r.End = true
+	} else {
+		r.Upto = r.Objects[len(r.Objects)-1].Name
+	}
+	p.o.send(from, r)
+}
+
+// onCopyRange compares a range. What a log entry after At touches is that entry's business.
+func (p *pg) onCopyRange(m *wire.CopyRange) {
+	l := &p.learn
+	if p.role != roleLearner || !l.started || m.Nonce != l.nonce || m.After != l.cursor || l.listed {
+		return
+	}
+	newer := map[string]bool{}
+	for _, e := range p.log[p.after(m.At):] {
+		if e.h.After != e.h.Prior {
+			newer[e.h.Object] = true
+		}
+	}
+	var own []wire.ObjVersion
+	for after := m.After; ; {
+		got := p.o.store.ListObjects(p.id, after, copyRange)
+		for _, ov := range got {
+			if m.End || ov.Name <= m.Upto {
+				own = append(own, ov)
+			}
+		}
+		if len(got) < copyRange || !m.End && got[len(got)-1].Name > m.Upto {
+			break
+		}
+		after = got[len(got)-1].Name
+	}
+	t := &Txn{}
+	theirs := m.Objects
+	for len(theirs) > 0 || len(own) > 0 {
+		switch {
+		case len(theirs) == 0 || len(own) > 0 && own[0].Name < theirs[0].Name:
+			if !newer[own[0].Name] {
+				delete(l.missing, own[0].Name)
+				t.Objs = append(t.Objs, ObjTxn{Name: own[0].Name, Remove: true})
+			}
+			own = own[1:]
+		case len(own) == 0 || theirs[0].Name < own[0].Name:
+			if !newer[theirs[0].Name] {
+				l.missing[theirs[0].Name] = m.At
+			}
+			theirs = theirs[1:]
+		default:
+			if !newer[own[0].Name] {
+				if own[0].Version == theirs[0].Version {
+					delete(l.missing, own[0].Name)
+				} else {
+					l.missing[own[0].Name] = m.At
+				}
+			}
+			own, theirs = own[1:], theirs[1:]
+		}
+	}
+	if len(t.Objs) > 0 {
+		p.submit(t)
+	}
+	l.cursor, l.listed = m.Upto, m.End
+	l.next(p)
+}
+
+// onCopyGet (primary) sends objects whole, one message each.
+func (p *pg) onCopyGet(from wire.OSDID, m *wire.CopyGet) {
+	q := p.peer(from)
+	if q == nil || !q.learner || !q.confirmed {
+		return
+	}
+	size := uint64(0)
+	for i, n := range m.Names {
+		if i >= copyGetMax || size > reconPartBytes {
+			return
+		}
+		c, err := p.copyOf(n)
+		if err != nil {
+			continue
+		}
+		size += c.DataLen()
+		p.o.stats.Copied++
+		p.o.send(from, &wire.CopyObj{PG: p.id, Interval: p.interval, At: p.last, Object: c}, c.Data)
+	}
+}
+
+// onCopyObj installs a copy if it is as new as the log demands.
+func (p *pg) onCopyObj(m *wire.CopyObj, data []byte) {
+	l := &p.learn
+	c := &m.Object
+	if p.role != roleLearner || !l.started || uint64(len(data)) != c.DataLen() {
+		return
+	}
+	need, miss := l.missing[c.Name]
+	if miss && !m.At.Less(need) {
+		c.Data = data
+		delete(l.missing, c.Name)
+		p.submit(&Txn{Objs: []ObjTxn{installTxn(c)}})
+	}
+	if i := slices.Index(l.asked, c.Name); i >= 0 {
+		l.asked = slices.Delete(l.asked, i, i+1)
+		if len(l.asked) == 0 {
+			l.next(p)
+		}
+	}
+}

@@ -1,0 +1,336 @@
+package osd
+
+import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// op is a client's operation that has no version yet.
+type op struct {
+	conn ConnID
+	inst wire.Instance
+	tid  wire.Tid
+	at   int64
+	msg  *wire.OSDOp
+	muts bool
+	why  string // what it waits for, for people
+}
+
+func (o *OSD) reply(q *op, m *wire.OSDReply, data ...[]byte) {
+	m.Epoch = o.m.Epoch
+	o.eff.Replies = append(o.eff.Replies, Reply{q.conn, q.tid, m, data})
+}
+
+// clientOp is §4.1: the barrier comes before anything else.
+func (o *OSD) clientOp(q *op, data []byte) {
+	o.stats.Ops++
+	if err := wire.CutOpData(q.msg.Ops, data); err != nil {
+		o.reply(q, &wire.OSDReply{Errno: eINVAL})
+		return
+	}
+	for i := range q.msg.Ops {
+		q.muts = q.muts || q.msg.Ops[i].Kind.Mutates()
+	}
+	o.start(q)
+}
+
+func (o *OSD) start(q *op) {
+	m := q.msg
+	if !o.lives || m.Epoch > o.m.Epoch && !o.fault(FaultNoBarrier) {
+		o.waitMap = append(o.waitMap, q)
+		o.wantEpoch(m.Epoch)
+		return
+	}
+	p := o.pgs[m.PG]
+	if p == nil || !p.primary() {
+		o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
+		return
+	}
+	if len(m.Object) == 0 || len(m.Object) > wire.MaxObjName || len(m.Ops) == 0 || len(m.Ops) > wire.MaxObjOps ||
+		o.m.PGOf(wire.ObjectID{Pool: m.PG.Pool, Name: m.Object}) != m.PG {
+		o.reply(q, &wire.OSDReply{Errno: eINVAL})
+		return
+	}
+	if !p.active {
+		p.waitActive = append(p.waitActive, q)
+		return
+	}
+	p.enqueue(q)
+}
+
+// enqueue runs the op now, or behind those that wait for the same object: otherwise a stream
+// of writes would starve a read that waits for the last of them.
+func (p *pg) enqueue(q *op) {
+	ob := p.objs[q.msg.Object]
+	if ob != nil && len(ob.queue) > 0 {
+		ob.queue = append(ob.queue, q)
+		return
+	}
+	if p.run(q) {
+		return
+	}
+	p.o.stats.Parked++
+	ob = p.object(q.msg.Object)
+	ob.queue = append(ob.queue, q)
+	p.park(ob)
+}
+
+func (p *pg) park(ob *object) {
+	if !ob.parked {
+		ob.parked = true
+		p.parked = append(p.parked, ob)
+	}
+}
+
+// run executes the op; false: it must wait, for a lease or an uncommitted entry of its object.
+func (p *pg) run(q *op) bool {
+	o := p.o
+	if o.m.IsBlocklisted(q.inst) {
+		o.reply(q, &wire.OSDReply{Status: wire.OSDBlocklisted})
+		return true
+	}
+	h, retired := p.dedup.find(q.inst, q.tid)
+	if retired {
+		return true // its client has the answer: a ghost of the network
+	}
+	p.lastUse = o.now
+	if h != nil {
+		o.stats.DedupHits++
+		if p.committed.Less(h.Version) {
+			e := p.log[p.after(h.Version)-1]
+			must.Holdf(e.h == h, "%v: dedup record %v is not the log's", p, h.Version)
+			e.waiters = append(e.waiters, waiter{q.conn, q.tid})
+			return true
+		}
+		p.answer(waiter{q.conn, q.tid}, h)
+		return true
+	}
+	if !q.muts {
+		return p.read(q)
+	}
+	if len(p.cfg.InSync) < p.minSize() {
+		p.waitMin = append(p.waitMin, q)
+		return true
+	}
+	if p.full(q) {
+		o.reply(q, &wire.OSDReply{Status: wire.OSDFull, Errno: eNOSPC})
+		return true
+	}
+	p.write(q)
+	return true
+}
+
+// full decides ENOSPC, before anything is logged: deletes and truncates always pass.
+func (p *pg) full(q *op) bool {
+	o := p.o
+	if !o.m.Full && !o.failsafe {
+		return false
+	}
+	if q.msg.Flags&wire.OSDFullTry != 0 && !o.failsafe {
+		return false
+	}
+	for i := range q.msg.Ops {
+		switch k := q.msg.Ops[i].Kind; k {
+		case wire.ObjRemove, wire.ObjTruncate, wire.ObjZero, wire.ObjRmXattr, wire.ObjOmapRemove, wire.ObjOmapClear:
+		default:
+			if k.Mutates() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// read is §5.
+func (p *pg) read(q *op) bool {
+	o := p.o
+	if ob := p.objs[q.msg.Object]; ob != nil && ob.uncommitted > 0 && !o.fault(FaultReadUncommitted) {
+		q.why = "an uncommitted write"
+		return false
+	}
+	if !p.leased() {
+		q.why = "a lease"
+		o.wantLeases = true
+		return false
+	}
+	o.stats.Reads++
+	var x exec
+	x.begin(p, q.msg.Object)
+	x.run(q.msg.Ops)
+	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
+	o.reply(q, r, x.data...)
+	return true
+}
+
+// write is §4.3: the result is fixed now, on the newest state; everything after is waiting.
+func (p *pg) write(q *op) {
+	o := p.o
+	o.stats.Writes++
+	if q.msg.Flags&wire.OSDResent != 0 {
+		o.stats.Resent++
+	}
+	var x exec
+	x.begin(p, q.msg.Object)
+	x.run(q.msg.Ops)
+	prior := wire.Version{}
+	if x.existed {
+		prior = x.st.Version
+	}
+	v := wire.Version{Interval: p.interval, N: p.last.N + 1}
+	h := &wire.LogEntry{Version: v, Prev: p.last, Object: q.msg.Object, Prior: prior, After: prior,
+		Client: q.inst, Tid: q.tid, Oldest: q.msg.Oldest, Errno: x.errno, NOps: uint8(len(x.results))}
+	if h.Oldest > h.Tid {
+		h.Oldest = h.Tid
+	}
+	for i := range x.results {
+		if r := &x.results[i]; r.Errno != 0 || r.DataLen != 0 || r.Size != 0 || r.More || len(r.Pairs) > 0 || r.Version != (wire.Version{}) {
+			h.Results = x.results
+			break
+		}
+	}
+	for _, d := range x.data {
+		h.ResData = append(h.ResData, d...)
+	}
+	if x.errno == 0 && len(x.muts) > 0 {
+		h.After = v
+		if x.muts[len(x.muts)-1].Kind == wire.ObjRemove {
+			h.After = wire.Version{}
+		}
+	}
+	rec, err := wire.Append(nil, h)
+	must.NoErr(err, "encode entry %v", v)
+	e := &entry{h: h, rec: rec, muts: x.muts, waiters: []waiter{{q.conn, q.tid}}}
+	if h.After == h.Prior {
+		e.muts = nil
+	}
+	p.appendEntry(e)
+	p.object(h.Object).uncommitted++
+	t := &Txn{Append: []LogRec{{v, rec}}}
+	if ot, ok := e.objTxn(); ok {
+		t.Objs = []ObjTxn{ot}
+	}
+	p.trim(t)
+	p.submit(t)
+	p.touch()
+}
+
+// objTxn is what the entry does to its object.
+func (e *entry) objTxn() (ObjTxn, bool) {
+	if e.h.After == e.h.Prior {
+		return ObjTxn{}, false
+	}
+	t := ObjTxn{Name: e.h.Object, Version: e.h.After, Muts: e.muts}
+	for i := len(t.Muts) - 1; i >= 0; i-- {
+		if t.Muts[i].Kind == wire.ObjRemove {
+			if i == len(t.Muts)-1 {
+				return ObjTxn{Name: e.h.Object, Remove: true}, true
+			}
+			t.Replace, t.Muts = true, t.Muts[i+1:]
+			break
+		}
+	}
+	return t, true
+}
+
+// answer sends the recorded result.
+func (p *pg) answer(w waiter, h *wire.LogEntry) {
+	r := &wire.OSDReply{Epoch: p.o.m.Epoch, Errno: h.Errno, Version: h.Version, Ops: h.Results}
+	if r.Ops == nil && h.NOps > 0 {
+		r.Ops = make([]wire.ObjResult, h.NOps)
+	}
+	var data [][]byte
+	if len(h.ResData) > 0 {
+		data = [][]byte{h.ResData}
+	}
+	p.o.eff.Replies = append(p.o.eff.Replies, Reply{w.conn, w.tid, r, data})
+}
+
+// advance is R4: it moves the watermark to what every member, the pending one and the own store
+// have durably, in this interval.
+func (p *pg) advance() {
+	if !p.active || len(p.cfg.InSync) < p.minSize() {
+		return
+	}
+	c := p.durable
+	for _, q := range p.peers {
+		if (!q.learner || q == p.pending) && q.acked.Less(c) {
+			c = q.acked
+		}
+	}
+	if !p.committed.Less(c) {
+		return
+	}
+	i := p.after(p.committed)
+	p.committed = c
+	woken := false
+	for ; i < len(p.log) && !c.Less(p.log[i].h.Version); i++ {
+		e := p.log[i]
+		for _, w := range e.waiters {
+			p.answer(w, e.h)
+		}
+		e.waiters = nil
+		ob := p.objs[e.h.Object]
+		if ob.uncommitted--; ob.uncommitted == 0 {
+			if len(ob.queue) == 0 {
+				delete(p.objs, e.h.Object)
+			} else {
+				woken = true
+			}
+		}
+	}
+	p.dropMuts()
+	if woken {
+		p.runParked()
+	}
+}
+
+// dropMuts lets go of transactions that nobody will ask for again.
+func (p *pg) dropMuts() {
+	have := p.committed
+	for _, q := range p.peers {
+		if q.confirmed && q.acked.Less(have) {
+			have = q.acked
+		}
+	}
+	for i := p.after(have) - 1; i >= 0 && !p.log[i].noMuts; i-- {
+		p.log[i].muts, p.log[i].noMuts = nil, true
+	}
+}
+
+// runParked retries the objects with waiting ops, oldest first.
+func (p *pg) runParked() {
+	list := p.parked
+	p.parked = nil
+	for _, ob := range list {
+		ob.parked = false
+		for len(ob.queue) > 0 && p.run(ob.queue[0]) {
+			ob.queue = ob.queue[1:]
+		}
+		if len(ob.queue) > 0 {
+			p.park(ob)
+		} else if ob.uncommitted == 0 {
+			delete(p.objs, ob.name)
+		}
+	}
+}
+
+func (p *pg) connClosed(gone func(*op) bool) {
+	p.waitActive = slices.DeleteFunc(p.waitActive, gone)
+	p.waitMin = slices.DeleteFunc(p.waitMin, gone)
+	list := p.parked
+	p.parked = nil
+	for _, ob := range list {
+		ob.queue = slices.DeleteFunc(ob.queue, gone)
+		ob.parked = false
+		if len(ob.queue) > 0 {
+			p.park(ob)
+		} else if ob.uncommitted == 0 {
+			delete(p.objs, ob.name)
+		}
+	}
+	if p.primary() && p.active {
+		p.runParked()
+	}
+}

@@ -1,0 +1,487 @@
+package osd
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Fault switches a rule off, so that tests can show that its loss is noticed. Never set elsewhere.
+type Fault uint32
+
+// Seeded faults (reference §11).
+const (
+	FaultAckAnyInterval  Fault = 1 << iota // acks of another interval are counted
+	FaultNoLeaseWait                       // a new primary does not wait its lease out (R7)
+	FaultOneLease                          // the lease of one member is enough (R5)
+	FaultReadUncommitted                   // reads do not park behind uncommitted entries
+	FaultCutNotAtomic                      // R8's cut in pieces
+	FaultNoPending                         // addition proposed without needing the newcomer's acks (R9)
+	FaultNoDedupCopy                       // the table is not copied to learners
+	FaultNoBarrier                         // an op's epoch is ignored
+	FaultUUIDIgnored                       // members are known by id alone (R1)
+	FaultAddBeforeActive                   // additions are proposed by a primary that has not waited
+)
+
+// Config of a core. Durations are nanoseconds; zero takes the default.
+type Config struct {
+	ID       wire.OSDID
+	Instance wire.Instance
+	// Stored is what Store calls when transaction seq of pg is durable: the shell turns it into
+	// an event EvStored. It must not call the core.
+	Stored func(pg wire.PGID, seq uint64, err error)
+
+	LeaseNs     int64 // L, 2 s
+	GraceNs     int64 // repl_grace: no ack for so long makes a proposal to drop, 3 s
+	ReconNs     int64 // the same for a reconciliation, 8 s
+	ResendNs    int64 // 300 ms
+	HeartbeatNs int64 // a peer silent for so long is pinged, 1 s; reported after 4 of them
+	LogKeep     int   // entries of log kept, 256
+	Faults      Fault
+}
+
+func (c *Config) defaults() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&c.LeaseNs, 2e9)
+	def(&c.GraceNs, 3e9)
+	def(&c.ReconNs, 8e9)
+	def(&c.ResendNs, 300e6)
+	def(&c.HeartbeatNs, 1e9)
+	if c.LogKeep == 0 {
+		c.LogKeep = 256
+	}
+}
+
+// ConnID is the shell's name for a client connection; never reused.
+type ConnID uint64
+
+// EventKind says which fields of an Event are set.
+type EventKind uint8
+
+// Events.
+const (
+	EvTick       EventKind = iota + 1 // about every 100 ms
+	EvOp                              // Conn, From, Tid, Msg *wire.OSDOp, Data (owned by the core)
+	EvConnClosed                      // Conn
+	EvPeer                            // From, Msg, Data (owned by the core)
+	EvMap                             // Map
+	EvStored                          // PG, Seq
+)
+
+// Event is one thing that happened at Now, on the OSD's own clock: monotone, running on in sleep.
+type Event struct {
+	Kind EventKind
+	Now  int64
+	Conn ConnID
+	From wire.Instance
+	Tid  wire.Tid
+	Msg  wire.Message
+	Data []byte
+	Map  *clustermap.OSDMap
+	PG   wire.PGID
+	Seq  uint64
+}
+
+// Send is a message to a peer OSD, best effort.
+type Send struct {
+	To   wire.OSDID
+	Msg  wire.Message
+	Data [][]byte
+}
+
+// Reply answers a client.
+type Reply struct {
+	Conn ConnID
+	Tid  wire.Tid
+	Msg  *wire.OSDReply
+	Data [][]byte
+}
+
+// Proposal is a compare-and-set of a PG's configuration at the monitors (M1).
+type Proposal struct {
+	PG       wire.PGID
+	Expected uint64 // interval
+	InSync   []clustermap.Member
+	Primary  wire.OSDID
+	Learners []clustermap.Member
+	Reason   string
+}
+
+// Effects is what the shell must do; valid until the next Step.
+type Effects struct {
+	Sends     []Send
+	Replies   []Reply
+	Proposals []Proposal
+	Failures  []wire.OSDID // silent peers, to be reported to the monitors
+	WantEpoch wire.Epoch   // fetch a map at least this new; 0: none wanted
+}
+
+// OSD is the core.
+type OSD struct {
+	cfg   Config
+	store Store
+	now   int64
+	m     *clustermap.OSDMap
+	lives bool // the map contains this boot (R2)
+	pgs   map[wire.PGID]*pg
+	order []*pg // sorted by id
+	dirty []*pg // with something for Flush to assemble
+
+	leaseSlack int64 // L(1+ε)
+	bootLease  int64 // R2: a lease given at the start
+	waitMap    []*op // ops whose barrier is ahead of the map
+	later      []Event
+	heard      map[wire.OSDID]int64
+	pinged     int64
+	failsafe   bool
+	wantLeases bool
+	eff        Effects
+	stats      Stats
+}
+
+// Stats counts what the core did.
+type Stats struct {
+	Ops, Reads, Writes, Resent, DedupHits, Parked, Repls, Recons, Copied uint64
+}
+
+// New makes the core over an opened store, at time now.
+func New(cfg Config, st Store, now int64) *OSD {
+	cfg.defaults()
+	o := &OSD{cfg: cfg, store: st, now: now, m: &clustermap.OSDMap{}, pgs: map[wire.PGID]*pg{}, heard: map[wire.OSDID]int64{}}
+	o.leaseSlack = cfg.LeaseNs + cfg.LeaseNs/64 // rates differ by less than 1 %
+	if !st.Fresh() {
+		o.bootLease = now + o.leaseSlack
+	}
+	for _, id := range st.PGs() {
+		o.load(id)
+	}
+	return o
+}
+
+// Step applies one event. Call Flush after a batch of them.
+func (o *OSD) Step(ev *Event) {
+	if ev.Now > o.now {
+		o.now = ev.Now
+	}
+	switch ev.Kind {
+	case EvTick:
+		o.tick()
+	case EvOp:
+		o.clientOp(&op{conn: ev.Conn, inst: ev.From, tid: ev.Tid, msg: ev.Msg.(*wire.OSDOp), at: o.now}, ev.Data)
+	case EvConnClosed:
+		o.connClosed(ev.Conn)
+	case EvPeer:
+		o.peerMsg(ev)
+	case EvMap:
+		o.newMap(ev.Map)
+	case EvStored:
+		if p := o.pgs[ev.PG]; p != nil {
+			p.stored(ev.Seq)
+		}
+	}
+}
+
+// Flush assembles what the events since the last one left to say. The result is valid until
+// Step or Flush is called again.
+func (o *OSD) Flush() *Effects {
+	for len(o.dirty) > 0 {
+		d := o.dirty
+		o.dirty = nil
+		for _, p := range d {
+			p.dirty = false
+			p.flush()
+		}
+	}
+	if o.wantLeases {
+		o.wantLeases = false
+		o.askLeases(true)
+	}
+	return &o.eff
+}
+
+// Done tells that the Effects were carried out.
+func (o *OSD) Done() {
+	clear(o.eff.Sends)
+	clear(o.eff.Replies)
+	clear(o.eff.Proposals)
+	o.eff = Effects{Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
+}
+
+// Stats returns the counters.
+func (o *OSD) Stats() Stats { return o.stats }
+
+// Epoch is that of the newest map.
+func (o *OSD) Epoch() wire.Epoch { return o.m.Epoch }
+
+func (o *OSD) send(to wire.OSDID, m wire.Message, data ...[]byte) {
+	o.eff.Sends = append(o.eff.Sends, Send{to, m, data})
+}
+
+func (o *OSD) wantEpoch(e wire.Epoch) {
+	if e > o.m.Epoch && e > o.eff.WantEpoch {
+		o.eff.WantEpoch = e
+	}
+}
+
+func (o *OSD) fault(f Fault) bool { return o.cfg.Faults&f != 0 }
+
+func (o *OSD) get(id wire.PGID) *pg {
+	if p := o.pgs[id]; p != nil {
+		return p
+	}
+	p := newPG(o, id)
+	o.pgs[id] = p
+	i, _ := slices.BinarySearchFunc(o.order, id, func(q *pg, id wire.PGID) int { return comparePG(q.id, id) })
+	o.order = slices.Insert(o.order, i, p)
+	return p
+}
+
+// newMap adopts a map: §6.1 for every PG it concerns.
+func (o *OSD) newMap(m *clustermap.OSDMap) {
+	if m.Epoch <= o.m.Epoch {
+		return
+	}
+	o.m = m
+	me, ok := m.OSDs[o.cfg.ID]
+	o.lives = ok && me.Instance == o.cfg.Instance && me.UUID == o.store.UUID()
+	if !o.lives {
+		return
+	}
+	ids := slices.SortedFunc(maps.Keys(m.PGs), comparePG)
+	for _, id := range ids {
+		cfg := m.PGs[id]
+		if o.concerns(cfg) || o.pgs[id] != nil {
+			o.get(id).adopt(cfg)
+		}
+	}
+	for _, p := range o.order {
+		p.forgetBlocked()
+	}
+	wait, later := o.waitMap, o.later
+	o.waitMap, o.later = nil, nil
+	for _, q := range wait {
+		o.start(q)
+	}
+	for i := range later {
+		o.peerMsg(&later[i])
+	}
+}
+
+// isMember reports whether m names this store (R1).
+func (o *OSD) isMember(m clustermap.Member) bool {
+	return m.ID == o.cfg.ID && (m.UUID == o.store.UUID() || o.fault(FaultUUIDIgnored))
+}
+
+func (o *OSD) concerns(c clustermap.PGConfig) bool {
+	return slices.ContainsFunc(c.InSync, o.isMember) || slices.ContainsFunc(c.Learners, o.isMember)
+}
+
+// peerMsg dispatches a message of another OSD. Its life must be the one the map knows: an ack
+// of an earlier life may speak of a log that is gone.
+func (o *OSD) peerMsg(ev *Event) {
+	from := wire.OSDID(ev.From.Num)
+	o.heard[from] = o.now
+	switch m := ev.Msg.(type) {
+	case *wire.OSDPing:
+		o.wantEpoch(m.Epoch)
+		o.send(from, &wire.OSDPong{Epoch: o.m.Epoch})
+		return
+	case *wire.OSDPong:
+		o.wantEpoch(m.Epoch)
+		return
+	}
+	if !o.lives || o.m.OSDs[from].Instance != ev.From {
+		// Either it is a ghost, or its boot is in a map still under way.
+		_, _, epoch := route(ev.Msg)
+		o.wantEpoch(epoch)
+		if len(o.later) < 512 && (!o.lives || epoch > o.m.Epoch) {
+			o.later = append(o.later, *ev)
+		}
+		return
+	}
+	switch m := ev.Msg.(type) {
+	case *wire.LeaseReq:
+		o.leaseReq(from, ev.From, m)
+		return
+	case *wire.LeaseGrant:
+		o.leaseGrant(from, m)
+		return
+	case *wire.ReplNack:
+		o.wantEpoch(m.Epoch)
+		return
+	}
+	id, interval, epoch := route(ev.Msg)
+	p := o.pgs[id]
+	if p == nil && epoch > o.m.Epoch || p != nil && interval > p.interval {
+		// A newer interval: the map first.
+		o.wantEpoch(max(epoch, o.m.Epoch+1))
+		if len(o.later) < 512 {
+			o.later = append(o.later, *ev)
+		}
+		return
+	}
+	if p == nil {
+		return
+	}
+	if m, ok := ev.Msg.(*wire.LeaseReleased); ok {
+		p.released(ev.From, m.Interval)
+		return
+	}
+	if interval < p.interval {
+		if a, ok := ev.Msg.(*wire.ReplAck); ok && o.fault(FaultAckAnyInterval) && p.primary() {
+			p.onAck(from, a)
+		}
+		if fromPrimary(ev.Msg) {
+			o.send(from, &wire.ReplNack{PG: id, Interval: p.interval, Epoch: o.m.Epoch})
+		}
+		return
+	}
+	if fromPrimary(ev.Msg) {
+		if p.cfg.Primary != from || p.role == roleNone || p.role == rolePrimary {
+			return
+		}
+	} else if p.role != rolePrimary {
+		return
+	}
+	switch m := ev.Msg.(type) {
+	case *wire.Repl:
+		p.onRepl(from, ev.From, m, ev.Data)
+	case *wire.ReplAck:
+		p.onAck(from, m)
+	case *wire.Recon:
+		p.onRecon(from, ev.From, m)
+	case *wire.ReconState:
+		p.onReconState(from, m)
+	case *wire.ReconFix:
+		p.onReconFix(m, ev.Data)
+	case *wire.LearnReq:
+		p.onLearnReq(from, ev.From, m)
+	case *wire.LearnStart:
+		p.onLearnStart(m)
+	case *wire.CopyNext:
+		p.onCopyNext(from, m)
+	case *wire.CopyRange:
+		p.onCopyRange(m)
+	case *wire.CopyGet:
+		p.onCopyGet(from, m)
+	case *wire.CopyObj:
+		p.onCopyObj(m, ev.Data)
+	}
+}
+
+// route tells which PG and interval a message is about, and the sender's epoch where it says.
+func route(m wire.Message) (wire.PGID, uint64, wire.Epoch) {
+	switch m := m.(type) {
+	case *wire.Repl:
+		return m.PG, m.Interval, m.Epoch
+	case *wire.ReplAck:
+		return m.PG, m.Interval, 0
+	case *wire.Recon:
+		return m.PG, m.Interval, m.Epoch
+	case *wire.ReconState:
+		return m.PG, m.Interval, 0
+	case *wire.ReconFix:
+		return m.PG, m.Interval, 0
+	case *wire.LearnReq:
+		return m.PG, m.Interval, m.Epoch
+	case *wire.LearnStart:
+		return m.PG, m.Interval, 0
+	case *wire.CopyNext:
+		return m.PG, m.Interval, 0
+	case *wire.CopyRange:
+		return m.PG, m.Interval, 0
+	case *wire.CopyGet:
+		return m.PG, m.Interval, 0
+	case *wire.CopyObj:
+		return m.PG, m.Interval, 0
+	case *wire.LeaseReleased:
+		return m.PG, m.Interval, 0
+	}
+	return wire.PGID{}, 0, 0
+}
+
+func fromPrimary(m wire.Message) bool {
+	switch m.(type) {
+	case *wire.Repl, *wire.Recon, *wire.ReconFix, *wire.LearnStart, *wire.CopyRange, *wire.CopyObj:
+		return true
+	}
+	return false
+}
+
+// tick drives everything that waits for time.
+func (o *OSD) tick() {
+	total, used := o.store.Space()
+	o.failsafe = total > 0 && used > total/100*98
+	if !o.lives {
+		return
+	}
+	for _, p := range o.order {
+		p.tick()
+	}
+	o.askLeases(false)
+	if o.now-o.pinged >= o.cfg.HeartbeatNs {
+		o.pinged = o.now
+		o.heartbeat()
+	}
+	if len(o.waitMap) > 0 {
+		o.wantEpoch(o.waitMap[0].msg.Epoch)
+	}
+	for i := range o.later {
+		_, _, e := route(o.later[i].Msg)
+		o.wantEpoch(max(e, o.m.Epoch+1))
+	}
+}
+
+// heartbeat pings peers that share a PG and have been silent, and reports those that stay so.
+func (o *OSD) heartbeat() {
+	var peers []wire.OSDID
+	for _, p := range o.order {
+		for _, m := range p.cfg.InSync {
+			peers = append(peers, m.ID)
+		}
+		for _, m := range p.cfg.Learners {
+			peers = append(peers, m.ID)
+		}
+	}
+	slices.Sort(peers)
+	for _, id := range slices.Compact(peers) {
+		if id == o.cfg.ID || !o.m.OSDs[id].Up {
+			delete(o.heard, id)
+			continue
+		}
+		at, ok := o.heard[id]
+		if !ok {
+			at = o.now
+			o.heard[id] = at
+		}
+		if o.now-at >= o.cfg.HeartbeatNs-o.cfg.HeartbeatNs/8 {
+			o.send(id, &wire.OSDPing{Epoch: o.m.Epoch})
+		}
+		if o.now-at > 4*o.cfg.HeartbeatNs {
+			o.eff.Failures = append(o.eff.Failures, id)
+		}
+	}
+}
+
+func (o *OSD) connClosed(c ConnID) {
+	gone := func(q *op) bool { return q.conn == c }
+	o.waitMap = slices.DeleteFunc(o.waitMap, gone)
+	for _, p := range o.order {
+		p.connClosed(gone)
+	}
+}
+
+// Walk checks everything that must hold inside one OSD; for tests.
+func (o *OSD) Walk() {
+	for i, p := range o.order {
+		must.Holdf(i == 0 || comparePG(o.order[i-1].id, p.id) < 0, "osd.%d: PG order", o.cfg.ID)
+		p.walk()
+	}
+}

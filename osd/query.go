@@ -1,0 +1,103 @@
+package osd
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// PGState is what `pg query` shows of a PG at one OSD. Waits names everything that somebody
+// waits for, and whom (L1).
+type PGState struct {
+	PG          string              `json:"pg"`
+	OSD         wire.OSDID          `json:"osd"`
+	Role        string              `json:"role"`
+	Interval    uint64              `json:"interval"`
+	Active      bool                `json:"active"`
+	InSync      []clustermap.Member `json:"in_sync"`
+	Learners    []clustermap.Member `json:"learners,omitempty"`
+	Primary     wire.OSDID          `json:"primary"`
+	Tail        string              `json:"log_tail"`
+	Last        string              `json:"log_last"`
+	Durable     string              `json:"durable"`
+	Committed   string              `json:"committed"`
+	LeaseGiven  int64               `json:"lease_given_ms,omitempty"` // how long it still runs
+	Uncommitted int                 `json:"uncommitted"`
+	Parked      int                 `json:"parked_ops"`
+	Missing     int                 `json:"missing_objects"`
+	Waits       []string            `json:"waits,omitempty"`
+}
+
+// Query reports all PGs, in order.
+func (o *OSD) Query(now int64) []PGState {
+	o.now = max(o.now, now)
+	out := make([]PGState, 0, len(o.order))
+	for _, p := range o.order {
+		out = append(out, p.state())
+	}
+	return out
+}
+
+func (p *pg) state() PGState {
+	o := p.o
+	s := PGState{PG: p.id.String(), OSD: o.cfg.ID, Role: p.role.String(), Interval: p.interval, Active: p.active, InSync: p.cfg.InSync,
+		Learners: p.cfg.Learners, Primary: p.cfg.Primary, Tail: p.tail.String(), Last: p.last.String(), Durable: p.durable.String(),
+		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing)}
+	if left := p.leaseUntil - o.now; left > 0 {
+		s.LeaseGiven = left / 1e6
+	}
+	wait := func(f string, a ...any) { s.Waits = append(s.Waits, fmt.Sprintf(f, a...)) }
+	for _, ob := range p.parked {
+		s.Parked += len(ob.queue)
+		if len(ob.queue) > 0 {
+			wait("object %q: %d ops of %v wait for %s", ob.name, len(ob.queue), ob.queue[0].inst, ob.queue[0].why)
+		}
+	}
+	s.Parked += len(p.waitActive) + len(p.waitMin)
+	switch p.role {
+	case roleMember, roleLearner:
+		if p.cfg.Primary == wire.NoOSD {
+			wait("no member is up to be primary: monitors")
+		}
+		if p.role == roleLearner && !p.learn.started {
+			wait("osd.%d to start the copy", p.cfg.Primary)
+		} else if len(p.learn.missing) > 0 {
+			wait("%d objects of osd.%d", len(p.learn.missing), p.cfg.Primary)
+		}
+		return s
+	case roleNone:
+		return s
+	}
+	if !p.active {
+		for _, q := range p.peers {
+			if !q.learner && !q.confirmed {
+				up := "up"
+				if !o.m.OSDs[q.m.ID].Up {
+					up = "down"
+				}
+				wait("osd.%d (%s) to reconcile to %v", q.m.ID, up, p.last)
+			}
+		}
+		if s.LeaseGiven > 0 {
+			wait("the lease given to %v to run out in %d ms", p.leaseTo, s.LeaseGiven)
+		}
+	}
+	if n := p.minSize(); len(p.cfg.InSync) < n {
+		wait("min_size: %d of %d members in sync, %d writes wait", len(p.cfg.InSync), n, len(p.waitMin))
+	}
+	for _, q := range p.peers {
+		if p.active && (!q.learner || q == p.pending) && q.acked.Less(p.last) {
+			wait("osd.%d to acknowledge (%v, last is %v)", q.m.ID, q.acked, p.last)
+		}
+		if p.active && (!q.learner || q == p.pending) && q.leaseUntil <= o.now && len(p.parked) > 0 {
+			wait("osd.%d to grant a lease", q.m.ID)
+		}
+	}
+	if p.pending != nil {
+		wait("monitors to add osd.%d", p.pending.m.ID)
+	}
+	slices.Sort(s.Waits)
+	return s
+}

@@ -1,0 +1,381 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/capstan-fs/capstan/internal/crashdisk"
+	"github.com/capstan-fs/capstan/journal"
+	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/wire"
+	"github.com/google/btree"
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// What callers act on.
+var (
+	ErrNoStore  = errors.New("no store here")
+	ErrForeign  = errors.New("the directory belongs to something else")
+	ErrFormat   = errors.New("the store has another format")
+	ErrCorrupt  = errors.New("the store is corrupt")
+	ErrBusy     = errors.New("the store is in use by another process")
+	ErrNoSpace  = errors.New("no space left in the block file")
+	ErrTooLarge = errors.New("transaction too large")
+	ErrBadBlock = errors.New("bad block")
+	ErrClosed   = errors.New("store is closed")
+)
+
+// Options of Open. The zero value of a field takes the default.
+type Options struct {
+	Create  bool      // make a store when the directory is empty
+	Bytes   int64     // size of the block file of a new store; default 1 GiB, sparse
+	Cluster wire.UUID // recorded in a new store and compared with an old one's, when set
+	Owner   string    // likewise: "osd.0"
+
+	WALBytes      int64          // ring of the write-ahead log of a new store; default 32 MiB
+	Limits        journal.Limits // must stay as they were when the store was made
+	DirtyBytes    int            // small writes held in memory; Submit waits beyond it; default 16 MiB
+	DirtyObjects  int            // changed objects and keys that start a checkpoint; default 4096
+	CacheObjects  int            // unchanged object records kept in memory; default 16384
+	DirectBytes   int            // whole blocks of at least this many bytes go straight to the block file; default 32 KiB
+	CheckpointMax time.Duration  // a checkpoint at least this often while something changed; default 5 s, < 0: never
+	FS            crashdisk.FS   // default: the directory itself
+	Rand          io.Reader      // default: crypto/rand
+}
+
+func (o *Options) fill(dir string) {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.Bytes == 0 {
+		o.Bytes = 1 << 30
+	}
+	if o.WALBytes == 0 {
+		o.WALBytes = 32 << 20
+	}
+	if o.Limits == (journal.Limits{}) {
+		o.Limits = journal.DefaultLimits
+	}
+	def(&o.DirtyBytes, 16<<20)
+	def(&o.DirtyObjects, 4096)
+	def(&o.CacheObjects, 16384)
+	def(&o.DirectBytes, 32<<10)
+	if o.CheckpointMax == 0 {
+		o.CheckpointMax = 5 * time.Second
+	}
+	if o.FS == nil {
+		o.FS = crashdisk.OS(dir)
+	}
+	if o.Rand == nil {
+		o.Rand = cryptoRand
+	}
+}
+
+// Store is an osd.Store on a disk.
+type Store struct {
+	o     Options
+	dir   string
+	uuid  wire.UUID
+	fresh bool
+	meta  metaDB
+	data  blockFile
+	wal   walFile
+
+	// reuse is held shared while blocks are read outside of mu, and exclusively for the moment
+	// when freed blocks become free: a reader never meets another object's bytes. Before mu.
+	reuse sync.RWMutex
+
+	mu   sync.Mutex
+	work sync.Cond // for committers: runs are queued, deliveries wait, closing
+	room sync.Cond // for Submit and the checkpointer: a commit or a checkpoint ended
+
+	pgs      map[wire.PGID]*pgState
+	lru      list
+	omap     *btree.BTreeG[omapItem] // newest pairs, not yet in a checkpoint
+	omapOld  *btree.BTreeG[omapItem] // those of the checkpoint under way
+	nextOmap uint64
+	deadOmap []uint64 // omaps that no object has any more; their pairs go with the next checkpoint
+
+	alloc    *allocator
+	reserved uint32   // blocks promised to dirty buffers
+	held     uint32   // blocks promised to transactions on their way through Submit
+	freed    []extent // referenced by the last checkpoint or the log: free after the next checkpoint
+	nfreed   uint32
+
+	dirtyBufs int // buffers that are not yet on their way to the block file
+	dirtyKeys int // objects and pairs changed since the last checkpoint began
+
+	w         *journal.Writer
+	header    journal.Header // as the last checkpoint stored it
+	direct    uint64         // direct writes whose bytes were handed to the block file
+	synced    uint64         // of those, how many are on stable storage
+	waiting   []completion   // submitted, in log order
+	ready     []completion   // to be told, in log order
+	telling   bool
+	ckptWant  bool
+	ckptBusy  bool
+	ckptCount uint64
+	closing   bool
+	failed    error
+	kick      chan struct{}
+	stop      chan struct{}
+	wg        sync.WaitGroup
+	frozen    []*frozenBuf
+	spareBufs []*buf
+	count     Counters
+}
+
+var _ osd.Store = (*Store)(nil)
+
+// completion is one submitted transaction: it is durable when the log is, up to pos.
+type completion struct {
+	pos  journal.Pos
+	done func(error)
+	err  error
+}
+
+// Counters say what the store has done since it was opened.
+type Counters struct {
+	Txns        uint64 // submitted
+	Commits     uint64 // writes of the log
+	LogBytes    uint64
+	Checkpoints uint64
+	Replayed    uint64 // log records at Open
+	BadBlocks   uint64
+}
+
+// Open opens the store in dir, or makes one when the directory is empty and o.Create is set.
+// What the log holds is applied; when Open returns everything is in the metadata database.
+func Open(dir string, o Options) (*Store, error) {
+	o.fill(dir)
+	s, err := openStore(dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func openStore(dir string, o Options) (_ *Store, err error) {
+	_, simulated := o.FS.(cells)
+	if !simulated && o.Create {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	sp, made, err := prepare(o.FS, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, kick: make(chan struct{}, 1), stop: make(chan struct{})}
+	s.work.L, s.room.L = &s.mu, &s.mu
+	s.omap = newOmapTree()
+	if s.uuid, err = sp.uuid(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.closeFiles()
+		}
+	}()
+	if simulated {
+		s.meta = openCells(o.FS.(cells))
+	} else if s.meta, err = s.openMeta(made); err != nil {
+		return nil, err
+	}
+	if s.data.f, err = open(o.FS, blockName); err != nil {
+		return nil, err
+	}
+	size, err := checkHeader(s.data.f, blockName, blockMagic, s.uuid)
+	if err != nil {
+		return nil, err
+	}
+	s.alloc = newAllocator(uint32(size/BlockBytes) + 1)
+	if s.wal.f, err = open(o.FS, walName); err != nil {
+		return nil, err
+	}
+	ring, err := checkHeader(s.wal.f, walName, walMagic, s.uuid)
+	if err != nil {
+		return nil, err
+	}
+	s.wal.ring = journal.Ring{Base: BlockBytes, Size: ring}
+	if min := int64(o.Limits.Window()) + int64(journal.FrameBytes(o.Limits.Record)); ring < min {
+		return nil, fmt.Errorf("%w: %s holds %d bytes, %d are needed with these limits", ErrCorrupt, walName, ring, min)
+	}
+	if err = s.load(made); err != nil {
+		return nil, err
+	}
+	if err = s.recover(); err != nil {
+		return nil, err
+	}
+	s.wg.Add(3)
+	go s.commitLoop()
+	go s.commitLoop()
+	go s.checkpointLoop()
+	return s, nil
+}
+
+func (s *Store) openMeta(made bool) (metaDB, error) {
+	path := filepath.Join(s.dir, metaName)
+	if _, err := os.Stat(path); err != nil && !made {
+		// The super file is renamed into place before the database exists: a store that was
+		// made but never opened has none, and then its log is empty too.
+		if used, uerr := s.walUsed(); uerr != nil || used {
+			return nil, fmt.Errorf("%w: %s is missing; %s", ErrCorrupt, metaName, giveUp)
+		}
+	}
+	m, err := openBolt(path, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 16 << 20})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("%w: %s is locked", ErrBusy, metaName)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %s: %v; %s", ErrCorrupt, metaName, err, giveUp)
+	}
+	return m, s.o.FS.SyncDir()
+}
+
+// walUsed reports whether the log file was ever written to.
+func (s *Store) walUsed() (bool, error) {
+	f, err := s.o.FS.Open(walName)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	var b [4]byte
+	if _, err := f.ReadAt(b[:], BlockBytes); err != nil {
+		return false, err
+	}
+	return binary.LittleEndian.Uint32(b[:]) != 0, nil
+}
+
+// UUID names the store for ever.
+func (s *Store) UUID() wire.UUID { return s.uuid }
+
+// Fresh reports that this Open made the store.
+func (s *Store) Fresh() bool { return s.fresh }
+
+// Space is the size of the block file and what is taken or promised of it. Blocks that were
+// freed count as taken until the next checkpoint gives them back.
+func (s *Store) Space() (total, used uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint64(s.alloc.total-1) * BlockBytes, uint64(s.alloc.total-1-s.avail()) * BlockBytes
+}
+
+// avail is how many blocks can still be promised. Caller holds mu.
+func (s *Store) avail() uint32 {
+	if p := s.reserved + s.held; p < s.alloc.free {
+		return s.alloc.free - p
+	}
+	return 0
+}
+
+// Counters returns what the store counted.
+func (s *Store) Counters() Counters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.count
+	c.BadBlocks = s.data.bad.Load()
+	return c
+}
+
+// Err is what the store has failed with; nil: it works.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// fail makes err the answer to everything that is not durable yet and to every later Submit.
+// Caller holds mu.
+func (s *Store) fail(err error) {
+	if s.failed == nil {
+		s.failed = err
+	}
+	for _, c := range s.waiting {
+		c.err = s.failed
+		s.ready = append(s.ready, c)
+	}
+	s.waiting = nil
+	s.work.Broadcast()
+	s.room.Broadcast()
+}
+
+// Checkpoint brings the metadata database up to date and gives freed blocks back.
+func (s *Store) Checkpoint() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.ckptBusy && s.failed == nil {
+		s.room.Wait() // one that began before this call does not count
+	}
+	want := s.ckptCount + 1
+	s.askCheckpoint()
+	for s.ckptCount < want && s.failed == nil && !s.closing {
+		s.room.Wait()
+	}
+	return s.failed
+}
+
+func (s *Store) askCheckpoint() {
+	s.ckptWant = true
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Close makes everything submitted durable, takes a checkpoint and closes the files. Nothing
+// may be submitted meanwhile.
+func (s *Store) Close() error {
+	cerr := s.Checkpoint()
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.closing = true
+	s.work.Broadcast()
+	s.room.Broadcast()
+	s.mu.Unlock()
+	close(s.stop)
+	s.wg.Wait()
+	return errors.Join(cerr, s.closeFiles())
+}
+
+func (s *Store) closeFiles() error {
+	var errs []error
+	if s.meta != nil {
+		errs = append(errs, s.meta.close())
+	}
+	for _, f := range []crashdisk.File{s.data.f, s.wal.f} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// PGs lists every PG that has something.
+func (s *Store) PGs() []wire.PGID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []wire.PGID
+	for id, p := range s.pgs {
+		if !p.empty() {
+			ids = append(ids, id)
+		}
+	}
+	sort.Slice(ids, func(i, j int) bool {
+		return ids[i].Pool < ids[j].Pool || ids[i].Pool == ids[j].Pool && ids[i].Num < ids[j].Num
+	})
+	return ids
+}
