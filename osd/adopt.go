@@ -234,7 +234,7 @@ func (p *pg) proposeMembers() {
 		p.proposePending()
 		return
 	}
-	up := o.m.UpSet(p.id)
+	up := p.up
 	learners := slices.DeleteFunc(slices.Clone(p.cfg.Learners), func(m clustermap.Member) bool {
 		d, ok := o.m.OSDs[m.ID]
 		return !ok || !d.Up || d.UUID != m.UUID || !slices.Contains(up, m.ID)

@@ -41,6 +41,9 @@ type Config struct {
 	HeartbeatNs int64 // a peer silent for so long is pinged, 1 s; reported after 4 of them
 	LogKeep     int   // entries of log kept, 256
 	Faults      Fault
+
+	// UpSet says where replicas should be; nil: the map's CRUSH. Sim has its own.
+	UpSet func(*clustermap.OSDMap, wire.PGID) []wire.OSDID
 }
 
 func (c *Config) defaults() {
@@ -54,6 +57,9 @@ func (c *Config) defaults() {
 	def(&c.ReconNs, 8e9)
 	def(&c.ResendNs, 300e6)
 	def(&c.HeartbeatNs, 1e9)
+	if c.UpSet == nil {
+		c.UpSet = (*clustermap.OSDMap).UpSet
+	}
 	if c.LogKeep == 0 {
 		c.LogKeep = 256
 	}
@@ -258,7 +264,11 @@ func (o *OSD) newMap(m *clustermap.OSDMap) {
 	for _, id := range ids {
 		cfg := m.PGs[id]
 		if o.concerns(cfg) || o.pgs[id] != nil {
-			o.get(id).adopt(cfg)
+			p := o.get(id)
+			p.adopt(cfg)
+			if p.primary() {
+				p.up = o.cfg.UpSet(m, id)
+			}
 		}
 	}
 	for _, p := range o.order {

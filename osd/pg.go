@@ -66,6 +66,7 @@ type pg struct {
 	interval  uint64 // adopted; 0: none in this life
 	role      role
 	adoptedAt int64
+	up        []wire.OSDID // primary: where CRUSH wants it, of the newest map
 
 	// The lease given to primaries (R6, R7).
 	leaseUntil    int64

@@ -107,6 +107,7 @@ type Store struct {
 	deadOmap []uint64 // omaps that no object has any more; their pairs go with the next checkpoint
 
 	alloc    *allocator
+	logHeld  int64    // log bytes of transactions on their way through Submit
 	reserved uint32   // blocks promised to dirty buffers
 	held     uint32   // blocks promised to transactions on their way through Submit
 	freed    []extent // referenced by the last checkpoint or the log: free after the next checkpoint
