@@ -219,7 +219,7 @@ func (s *Store) zero(o *object, off, n uint64) error {
 // zeroPart zeroes [from, to), which lies in one block, if that block holds anything.
 func (s *Store) zeroPart(o *object, from, to uint64) error {
 	i := uint32(from / BlockBytes)
-	if from >= to || o.bufs[i] == nil && o.ref(i).phys == 0 {
+	if from >= to || from >= MaxObjectBytes || o.bufs[i] == nil && o.ref(i).phys == 0 {
 		return nil
 	}
 	b, err := s.buffer(o, i, false)

@@ -189,10 +189,8 @@ func (s *Store) freezeBufs(c *checkpoint, o *object) {
 
 // writeFrozen writes the frozen buffers, which nobody changes, and makes the block file durable.
 func (s *Store) writeFrozen() error {
-	if len(s.frozen) == 0 && s.synced == s.direct {
-		// Not exact without mu, and it need not be: direct writes up to the mark are synced by
-		// the commits that this checkpoint waits for.
-		return nil
+	if len(s.frozen) == 0 {
+		return nil // direct writes are synced by the commits that this checkpoint waits for
 	}
 	fs := s.frozen
 	run := make([]byte, 0, 64*BlockBytes)
@@ -245,4 +243,3 @@ func (s *Store) finish(c *checkpoint, h journal.Header) {
 	s.mu.Unlock()
 	s.reuse.Unlock()
 }
-

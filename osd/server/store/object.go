@@ -313,12 +313,16 @@ func (s *Store) object(p *pgState, name string) (*object, error) {
 	}
 	p.objs[name] = o
 	s.lru.add(o)
+	s.evict()
+	return o, nil
+}
+
+func (s *Store) evict() {
 	for s.lru.n > s.o.CacheObjects {
 		old := s.lru.head
 		s.lru.remove(old)
 		delete(old.pg.objs, old.name)
 	}
-	return o, nil
 }
 
 // touch marks an object as changed. Caller holds mu.
@@ -340,5 +344,6 @@ func (s *Store) settle(o *object) {
 	if !o.dirty {
 		o.pg.dirty.Delete(o)
 		s.lru.add(o)
+		s.evict()
 	}
 }

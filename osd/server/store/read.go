@@ -108,6 +108,11 @@ func (s *Store) Read(pg wire.PGID, name string, off uint64, dst []byte) (int, er
 		return 0, err
 	}
 	dst = dst[:min(uint64(len(dst)), o.size-off)]
+	if off >= MaxObjectBytes {
+		s.mu.Unlock()
+		clear(dst)
+		return len(dst), nil
+	}
 	todo := room[:0]
 	first, last := uint32(off/BlockBytes), uint32((off+uint64(len(dst))-1)/BlockBytes)
 	for i := first; i <= last; i++ {

@@ -13,7 +13,7 @@ import (
 
 // load reads what the last checkpoint stored: PGs with logs and values, and from every object
 // record the blocks that are taken.
-func (s *Store) load(made bool) error {
+func (s *Store) load() error {
 	rec, err := s.meta.get(bktState, []byte("header"))
 	if err != nil {
 		return err
@@ -28,12 +28,9 @@ func (s *Store) load(made bool) error {
 	} else if len(rec) == 8 {
 		s.nextOmap = binary.BigEndian.Uint64(rec)
 	}
-	var bad error
-	each := func(bucket byte, min int, fn func(p *pgState, k, v []byte) error) {
-		if bad != nil {
-			return
-		}
-		bad = s.meta.scan(bucket, nil, func(k, v []byte) bool {
+	each := func(bucket byte, min int, fn func(p *pgState, k, v []byte) error) error {
+		var bad error
+		err := s.meta.scan(bucket, nil, func(k, v []byte) bool {
 			if len(k) < min {
 				bad = fmt.Errorf("%w: %s: key %x in bucket %c; %s", ErrCorrupt, metaName, k, bucket, giveUp)
 			} else {
@@ -41,43 +38,41 @@ func (s *Store) load(made bool) error {
 			}
 			return bad == nil
 		})
-	}
-	// scan's own error must not hide one of fn.
-	try := func(bucket byte, min int, fn func(p *pgState, k, v []byte) error) {
-		var inner error
-		each(bucket, min, func(p *pgState, k, v []byte) error {
-			inner = fn(p, k, v)
-			return inner
-		})
-		if inner != nil {
-			bad = inner
+		if bad != nil {
+			return bad
 		}
+		return err
 	}
-	try(bktPG, 8, func(p *pgState, _, v []byte) error { return p.decodeHead(v) })
-	try(bktMeta, 8, func(p *pgState, k, v []byte) error {
+	if err := each(bktPG, 8, func(p *pgState, _, v []byte) error { return p.decodeHead(v) }); err != nil {
+		return err
+	}
+	if err := each(bktMeta, 8, func(p *pgState, k, v []byte) error {
 		p.meta[string(k)] = append([]byte{}, v...)
 		return nil
-	})
-	try(bktLog, 24, func(p *pgState, k, v []byte) error {
+	}); err != nil {
+		return err
+	}
+	if err := each(bktLog, 24, func(p *pgState, k, v []byte) error {
 		p.log = append(p.log, logRec{osd.LogRec{Version: versionAt(k), Rec: append([]byte{}, v...)}, true})
 		return nil
-	})
-	try(bktObj, 8, func(p *pgState, k, v []byte) error {
+	}); err != nil {
+		return err
+	}
+	return each(bktObj, 8, func(p *pgState, k, v []byte) error {
 		o := object{pg: p, name: string(k)}
 		if err := o.decode(v); err != nil {
 			return err
 		}
 		p.count++
-		for i := 0; i < len(o.refs); i++ {
-			if o.refs[i].phys != 0 {
-				if err := s.claim(&o, extent{o.refs[i].phys, 1}); err != nil {
+		for _, r := range o.refs {
+			if r.phys != 0 {
+				if err := s.claim(&o, extent{r.phys, 1}); err != nil {
 					return err
 				}
 			}
 		}
 		return nil
 	})
-	return bad
 }
 
 // claim takes blocks that a record leads to.
@@ -177,4 +172,3 @@ func (s *Store) replay(rec []byte) error {
 	must.Holdf(s.reserved <= s.alloc.free, "replay needs %d blocks, %d free", s.reserved, s.alloc.free)
 	return nil
 }
-

@@ -69,6 +69,7 @@ func (o *Options) fill(dir string) {
 	def(&o.DirtyBytes, 16<<20)
 	def(&o.DirtyObjects, 4096)
 	def(&o.CacheObjects, 16384)
+	o.CacheObjects = max(o.CacheObjects, 16)
 	def(&o.DirectBytes, 32<<10)
 	if o.CheckpointMax == 0 {
 		o.CheckpointMax = 5 * time.Second
@@ -212,7 +213,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if min := int64(o.Limits.Window()) + int64(journal.FrameBytes(o.Limits.Record)); ring < min {
 		return nil, fmt.Errorf("%w: %s holds %d bytes, %d are needed with these limits", ErrCorrupt, walName, ring, min)
 	}
-	if err = s.load(made); err != nil {
+	if err = s.load(); err != nil {
 		return nil, err
 	}
 	if err = s.recover(); err != nil {
