@@ -1,0 +1,41 @@
+# make demo and make test are all that a newcomer needs.
+GO      ?= go
+RACE    := ./caps/... ./wire/... ./locker/... ./clustermap/... ./crush/... ./journal/... ./mds/... ./osd/... ./mon/... \
+           ./msgr/... ./monc/... ./objecter/... ./client/... ./fuse/... ./internal/... ./cmd/...
+FUZZTIME ?= 20s
+
+.PHONY: demo build test check real bench fuzz sim diagrams docs
+
+demo: ## a whole cluster and a mount in one process
+	$(GO) run ./cmd/capstan demo
+
+build:
+	$(GO) build -o bin/capstan ./cmd/capstan
+
+test: build ## everything due on every change; under 10 minutes on 2 cores
+	$(GO) test -race $(RACE)
+	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -timeout 9m ./integration/...
+
+check: ## vet, format, walls between packages, generated pages
+	$(GO) vet ./...
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
+	$(GO) test ./internal/archtest ./internal/conf
+	$(GO) test -run 'Fresh|Docs|Diagram' ./locker ./osd ./mds
+
+real: build ## the long set: 2 GiB file, 100 000 names, git gc, dbench, fio
+	CAPSTAN_BIN=$(CURDIR)/bin/capstan CAPSTAN_REAL=1 $(GO) test -timeout 60m -count=1 ./integration/...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./msgr ./journal ./osd/... ./mds
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+sim: ## the whole cluster on one thread, from seeds
+	$(GO) test -count=1 ./sim/...
+
+diagrams docs: ## pages that come out of tables
+	$(GO) run ./cmd/capstan config --docs > docs/config.md
+	$(GO) test ./locker -run 'Fresh|Docs|Diagram' -rewrite

@@ -1,0 +1,57 @@
+package conf
+
+import (
+	"time"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Config is the value of every setting. Fields are in the order of the table.
+type Config struct {
+	Cluster  wire.UUID
+	MonAddrs []string
+
+	MonData, OSDData, MDSData       string
+	MonListen, OSDListen, MDSListen string
+
+	OSDs        int
+	OSDSize     uint64
+	OSDGrow     bool
+	PoolSize    int
+	PoolMinSize int
+	PGNumMeta   int
+	PGNumData   int
+	ObjectSize  uint64
+
+	SessionValidity time.Duration // V
+	RevokeDeadline  time.Duration // R
+	BeaconInterval  time.Duration
+	OSDLease        time.Duration // L
+	ReplGrace       time.Duration
+	OSDHeartbeat    time.Duration
+	DownGrace       time.Duration
+	RecoveryBudget  time.Duration
+
+	DirtyExpire time.Duration
+	DirtyMax    uint64
+	CacheMax    uint64
+	MDSCache    uint64
+
+	LogLevel      string
+	AdminSocket   string
+	MetricsListen string
+}
+
+// KernelTimeout is K: how long the kernel may trust an attribute (V/3).
+func (c *Config) KernelTimeout() time.Duration { return c.SessionValidity / 3 }
+
+// RankLease is G: three beacons.
+func (c *Config) RankLease() time.Duration { return 3 * c.BeaconInterval }
+
+// MinSize is pool_min_size, or a majority of the replicas when that is 0.
+func (c *Config) MinSize() int {
+	if c.PoolMinSize > 0 {
+		return min(c.PoolMinSize, c.PoolSize)
+	}
+	return c.PoolSize/2 + 1
+}

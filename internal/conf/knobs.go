@@ -1,0 +1,101 @@
+package conf
+
+// Knob is one setting. Def, Min and Max are written as in the file; without bounds any value
+// of the type goes.
+type Knob struct {
+	Name  string
+	Group string
+	Unit  string // what a bare number means; empty: the value is no quantity
+	Def   string
+	Min   string
+	Max   string
+	OneOf []string
+	Doc   string
+	field func(*Config) any
+}
+
+// Knobs is the table.
+var Knobs = []Knob{
+	{Name: "cluster", Group: "Cluster", Doc: "The cluster's UUID. A daemon of another cluster is refused at its first word.",
+		field: func(c *Config) any { return &c.Cluster }},
+	{Name: "mon_addrs", Group: "Cluster", Doc: "Addresses (host:port) of the monitors.",
+		field: func(c *Config) any { return &c.MonAddrs }},
+
+	{Name: "mon_data", Group: "Daemons", Doc: "Directory of the monitor's store; `capstan mon --data` overrides it.",
+		field: func(c *Config) any { return &c.MonData }},
+	{Name: "osd_data", Group: "Daemons", Doc: "Directory of the OSD's store; `capstan osd --data` overrides it.",
+		field: func(c *Config) any { return &c.OSDData }},
+	{Name: "mds_data", Group: "Daemons", Doc: "Directory of the MDS's admin socket and meta file; it keeps nothing else on disk.",
+		field: func(c *Config) any { return &c.MDSData }},
+	{Name: "mon_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the monitor listens; port 0 draws one.",
+		field: func(c *Config) any { return &c.MonListen }},
+	{Name: "osd_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where OSDs listen.",
+		field: func(c *Config) any { return &c.OSDListen }},
+	{Name: "mds_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the MDS listens.",
+		field: func(c *Config) any { return &c.MDSListen }},
+
+	{Name: "osds", Group: "Storage", Unit: "daemons", Def: "3", Min: "1", Max: "16", Doc: "OSDs of a cluster made by `demo` or `dev up`.",
+		field: func(c *Config) any { return &c.OSDs }},
+	{Name: "osd_size", Group: "Storage", Unit: "bytes", Def: "1GiB", Min: "64MiB", Max: "64TiB",
+		Doc:   "Size of an OSD's block file when it is made. The file is sparse: it takes space as it fills.",
+		field: func(c *Config) any { return &c.OSDSize }},
+	{Name: "osd_grow", Group: "Storage", Def: "false", Doc: "Let an existing block file grow to osd_size at the next start.",
+		field: func(c *Config) any { return &c.OSDGrow }},
+	{Name: "pool_size", Group: "Storage", Unit: "replicas", Def: "3", Min: "1", Max: "8", Doc: "Replicas of each object in a new cluster; never more than there are OSDs.",
+		field: func(c *Config) any { return &c.PoolSize }},
+	{Name: "pool_min_size", Group: "Storage", Unit: "replicas", Def: "0", Min: "0", Max: "8", Doc: "Writes wait while fewer replicas are in sync; 0 is a majority of pool_size.",
+		field: func(c *Config) any { return &c.PoolMinSize }},
+	{Name: "pg_num_meta", Group: "Storage", Unit: "PGs", Def: "8", Min: "1", Max: "65536", Doc: "Placement groups of the metadata pool. Fixed when the cluster is made.",
+		field: func(c *Config) any { return &c.PGNumMeta }},
+	{Name: "pg_num_data", Group: "Storage", Unit: "PGs", Def: "16", Min: "1", Max: "65536", Doc: "Placement groups of the data pool. Fixed when the cluster is made.",
+		field: func(c *Config) any { return &c.PGNumData }},
+	{Name: "object_size", Group: "Storage", Unit: "bytes", Def: "4MiB", Min: "64KiB", Max: "16MiB", Doc: "Bytes of a file per data object, for new files.",
+		field: func(c *Config) any { return &c.ObjectSize }},
+
+	{Name: "session_validity", Group: "Times", Unit: "s", Def: "15s", Min: "3s", Max: "5m",
+		Doc:   "V: how long a client may use its caps after its last renewal. Renewals come every V/3; the kernel trusts attributes for V/3; a silent client is waited for (V + V/3) before what it cached is taken back.",
+		field: func(c *Config) any { return &c.SessionValidity }},
+	{Name: "revoke_deadline", Group: "Times", Unit: "s", Def: "10s", Min: "2s", Max: "5m", Doc: "R: a client that has not given a cap back by then is evicted and fenced.",
+		field: func(c *Config) any { return &c.RevokeDeadline }},
+	{Name: "beacon_interval", Group: "Times", Unit: "s", Def: "1s", Min: "100ms", Max: "1m", Doc: "MDS beacons to the monitors. A rank answers for three of them after its last acknowledged beacon, and its successor waits as long.",
+		field: func(c *Config) any { return &c.BeaconInterval }},
+	{Name: "osd_lease", Group: "Times", Unit: "s", Def: "2s", Min: "200ms", Max: "1m", Doc: "L: how long a replica lets its primary serve reads. A new primary waits it out first.",
+		field: func(c *Config) any { return &c.OSDLease }},
+	{Name: "repl_grace", Group: "Times", Unit: "s", Def: "3s", Min: "500ms", Max: "5m", Doc: "A replica that has not acknowledged a write by then is proposed for removal from the in-sync set.",
+		field: func(c *Config) any { return &c.ReplGrace }},
+	{Name: "osd_heartbeat", Group: "Times", Unit: "s", Def: "1s", Min: "100ms", Max: "1m", Doc: "A peer OSD that is silent for so long is pinged; after four of them it is reported.",
+		field: func(c *Config) any { return &c.OSDHeartbeat }},
+	{Name: "osd_down_grace", Group: "Times", Unit: "s", Def: "5s", Min: "500ms", Max: "10m", Doc: "Reports about an OSD for so long make the monitors mark it down.",
+		field: func(c *Config) any { return &c.DownGrace }},
+	{Name: "mds_recovery_budget", Group: "Times", Unit: "s", Def: "5s", Min: "1s", Max: "10m", Doc: "Take-over to active when every live client answers. Journal length and dirty state are kept to it.",
+		field: func(c *Config) any { return &c.RecoveryBudget }},
+
+	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "Buffered data and times are written back after at most so long.",
+		field: func(c *Config) any { return &c.DirtyExpire }},
+	{Name: "dirty_max", Group: "Client", Unit: "bytes", Def: "128MiB", Min: "1MiB", Max: "1TiB", Doc: "Bytes that a client may hold unwritten.",
+		field: func(c *Config) any { return &c.DirtyMax }},
+	{Name: "cache_max", Group: "Client", Unit: "bytes", Def: "256MiB", Min: "1MiB", Max: "1TiB", Doc: "File data that a client caches under caps.",
+		field: func(c *Config) any { return &c.CacheMax }},
+	{Name: "mds_cache", Group: "Client", Unit: "bytes", Def: "1GiB", Min: "16MiB", Max: "16TiB", Doc: "Memory that a rank's cache and its clients' caps may take.",
+		field: func(c *Config) any { return &c.MDSCache }},
+
+	{Name: "log_level", Group: "Observing", Def: "info", OneOf: []string{"trace", "debug", "info", "warn", "error"}, Doc: "What the daemons log.",
+		field: func(c *Config) any { return &c.LogLevel }},
+	{Name: "admin_socket", Group: "Observing", Doc: "Path of the daemon's admin socket; empty is admin.sock in its data directory.",
+		field: func(c *Config) any { return &c.AdminSocket }},
+	{Name: "metrics_listen", Group: "Observing", Doc: "Where the daemon would serve metrics; must be empty: metrics over HTTP are not built yet, the admin socket has the counters.",
+		field: func(c *Config) any { return &c.MetricsListen }},
+}
+
+// Default is the configuration of an empty file.
+func Default() *Config {
+	c := &Config{}
+	for i := range Knobs {
+		if k := &Knobs[i]; k.Def != "" {
+			if err := k.Set(c, k.Def); err != nil {
+				panic(err) // a row of the table is wrong; the first test sees it
+			}
+		}
+	}
+	return c
+}
