@@ -384,6 +384,13 @@ func (e *Engine) mayClear(obj Object, loner uint64) bool {
 					return false
 				}
 			}
+			// A flush being applied is a wrlock too (FW). Found by exploration: without this a
+			// new loner reads beside the old one's flush in excl>sync.
+			for _, c := range l.ext.forced {
+				if c == loner {
+					return false
+				}
+			}
 		}
 	}
 	return true
