@@ -1,0 +1,67 @@
+package mds
+
+import "github.com/capstan-fs/capstan/internal/must"
+
+// mustHold walks the whole cache: the invariants beside each structure. Tests run it after
+// every step.
+func (r *Rank) mustHold() {
+	must.Holdf(!r.ent.busy, "an entry was begun and not submitted")
+	must.Holdf(len(r.ready) == 0, "requests are ready after a step")
+	dentries := 0
+	for ino, in := range r.inodes {
+		must.Holdf(in.rec.Ino == ino && !in.dead, "%v is filed under %v", in, ino)
+		must.Holdf(in.home != nil || in == r.base || in.stub, "%v has no home", in)
+		if in.home != nil {
+			must.Holdf(in.home.in == in && in.home.kind == dnHome && !in.home.dead, "%v: home %v leads elsewhere", in, in.home)
+			must.Holdf(in.home.dir.in.rec.Ino != ino, "%v is its own parent", in)
+		}
+		must.Holdf(in.rec.Nlink != 0 || in.home == nil || in.home.dir.in == r.inodes[r.strayIno(in)], "%v has nlink 0 outside of strays", in)
+		must.NoErr(in.ledger.Check(), "%v", in)
+		for _, rem := range in.remotes {
+			must.Holdf(rem.in == in && rem.kind == dnRemote && !rem.dead, "%v: remote %v leads elsewhere", in, rem)
+		}
+		if in.dir != nil {
+			dentries += r.checkDir(in.dir)
+		}
+	}
+	must.Holdf(dentries == r.numDentries, "%d dentries, %d counted", dentries, r.numDentries)
+	for i, d := range r.dirtyDirs {
+		must.Holdf(d.isDirty && !d.in.dead, "%v is listed as dirty", d.in)
+		must.Holdf(i == 0 || r.dirtyDirs[i-1].since <= d.since, "dirty directories out of order")
+	}
+}
+
+func (r *Rank) checkDir(d *dir) int {
+	present, subdirs := 0, 0
+	for name, dn := range d.names {
+		must.Holdf(dn.name == name && dn.dir == d && !dn.dead, "%v is filed under %q", dn, name)
+		if dn.kind == dnNull {
+			must.Holdf(dn.in == nil && dn.ino == 0, "null %v leads to %v", dn, dn.ino)
+			continue
+		}
+		present++
+		if dn.typ == modeDir {
+			subdirs++
+		}
+		got, has := d.order.Get(dn)
+		must.Holdf(has && got == dn, "%v is not in order", dn)
+		must.Holdf(dn.version <= d.hdr.Version, "%v version %d, directory %d", dn, dn.version, d.hdr.Version)
+		if dn.kind == dnHome {
+			must.Holdf(dn.in != nil && dn.in.home == dn && !dn.in.dead, "home %v without its inode", dn)
+		}
+		if dn.in != nil {
+			must.Holdf(dn.in.rec.Ino == dn.ino, "%v leads to %v, says %v", dn, dn.in, dn.ino)
+		}
+	}
+	must.Holdf(d.order.Len() == present, "%v: %d names, %d in order", d.in, present, d.order.Len())
+	if d.complete && r.replay == nil {
+		must.Holdf(d.hdr.Entries == uint64(present), "%v: %d names, header says %d", d.in, present, d.hdr.Entries)
+		if d.in.rec.Nlink != 0 && !d.in.isSystem() {
+			must.Holdf(d.hdr.Subdirs == uint64(subdirs), "%v: %d subdirectories, header says %d", d.in, subdirs, d.hdr.Subdirs)
+		}
+	}
+	for _, dn := range d.dirty {
+		must.Holdf(dn.dirty && !dn.dead, "%v is listed as dirty", dn)
+	}
+	return len(d.names)
+}

@@ -1,0 +1,252 @@
+package mds
+
+import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/journal"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// The ladder (4.7): ask, ask again at R/2, at R evict. A wait for a client so always ends,
+// and the wait has a name: the ask.
+
+// ask is one REVOKE or LeaseRevoke that is not answered yet.
+type ask struct {
+	rec   *caps.Record
+	lease *leaseRec
+	since int64
+}
+
+// open reports whether the answer is still awaited.
+func (r *Rank) askOpen(a *ask) bool {
+	if a.lease != nil {
+		return !a.lease.gone && a.lease.asked == a.since
+	}
+	in := r.inodes[wire.Ino(a.rec.Ino)]
+	return a.rec.Revoking() && a.rec.RevokedAt == a.since && in != nil && in.ledger.Get(a.rec.Client) == a.rec
+}
+
+func (a *ask) client() uint64 {
+	if a.lease != nil {
+		return a.lease.sess.client()
+	}
+	return a.rec.Client
+}
+
+// owesFence reports whether only a fence can take back what is owed (K2).
+func (a *ask) owesFence() bool { return a.rec != nil && a.rec.Owed()&caps.AnyWrite != 0 }
+
+// sessionOf is the session of the ask, ghosts included.
+func (r *Rank) sessionOf(client uint64) *session {
+	if s := r.sessions[SessionKey(client)]; s != nil {
+		return s
+	}
+	for _, g := range r.ghosts {
+		if g.client() == client {
+			return g
+		}
+	}
+	return nil
+}
+
+// climb takes every due step of the ladder and returns when the next one is due.
+func (r *Rank) climb() (next int64) {
+	c := &r.clients
+	for len(c.first) > 0 {
+		a := c.first[0]
+		if r.askOpen(&a) {
+			if due := a.since + r.deadline()/2; due > r.now {
+				next = soonest(next, due)
+				break
+			}
+			r.askAgain(&a)
+			c.second = append(c.second, a)
+		}
+		c.first = c.first[1:]
+	}
+	for len(c.second) > 0 {
+		a := c.second[0]
+		if r.askOpen(&a) {
+			if due := a.since + r.deadline(); due > r.now {
+				next = soonest(next, due)
+				break
+			}
+			r.overdue(a)
+		}
+		c.second = c.second[1:]
+	}
+	keep := c.silent[:0]
+	for _, a := range c.silent {
+		if r.askOpen(&a) && !r.tookBySilence(&a) {
+			keep = append(keep, a)
+			if s := r.sessionOf(a.client()); s != nil {
+				next = soonest(next, max(s.live.lastRenew+r.silence(), r.now+r.deadline()/20))
+			}
+		}
+	}
+	c.silent = keep
+	return next
+}
+
+func (r *Rank) askAgain(a *ask) {
+	s := r.sessions[SessionKey(a.client())]
+	if s == nil || !s.alive() {
+		return
+	}
+	if a.lease != nil {
+		r.send(s, 0, 0, &wire.LeaseRevoke{Dir: a.lease.dn.dir.in.rec.Ino, Name: a.lease.dn.name, Seq: a.lease.seq})
+		return
+	}
+	a.rec.AskedTwice = true
+	in := r.inodes[wire.Ino(a.rec.Ino)]
+	r.sendCap(s, in, a.rec, wire.CapRevoke, 0, true) // same seq: it is the same question
+}
+
+// overdue decides at R. A session that owes what only a fence takes back is evicted; so is
+// one that renews but does not answer. One that is silent and owes only what silence takes
+// back gets that time: evicting it would free nothing sooner.
+func (r *Rank) overdue(a ask) {
+	s := r.sessionOf(a.client())
+	switch {
+	case s == nil || s.state == sessEvicting || s.state == sessDead:
+		r.silent = append(r.silent, a)
+	case r.isBusy(&a):
+		a.since = r.now - r.deadline()/2
+		if a.rec != nil {
+			a.rec.RevokedAt = a.since
+		}
+		r.second = append(r.second, a) // its turn comes in R/2, in order enough
+	case a.owesFence() || s.live.lastRenew > a.since:
+		r.evict(s, "it did not answer a revoke in time")
+		r.silent = append(r.silent, a)
+	default:
+		r.silent = append(r.silent, a)
+	}
+}
+
+// isBusy reports whether the client said BUSY and the PG it named is inactive in the map
+// that this rank sees: then it cannot answer, and evicting it would not help anybody.
+func (r *Rank) isBusy(a *ask) bool {
+	pg, ok := r.busy[a.rec]
+	if !ok || a.rec == nil || r.osdmap == nil {
+		return false
+	}
+	cfg, ok := r.osdmap.PGs[pg]
+	pool := r.osdmap.Pools[pg.Pool]
+	return ok && (cfg.Primary == wire.NoOSD || len(cfg.InSync) < pool.MinSize)
+}
+
+// tookBySilence takes back what is owed when the client has been silent long enough (K2).
+func (r *Rank) tookBySilence(a *ask) bool {
+	s := r.sessionOf(a.client())
+	if s == nil {
+		return true
+	}
+	if r.now < s.live.lastRenew+r.silence() {
+		if s.state == sessOpen && (s.live.lastRenew > a.since+r.deadline() || a.owesFence()) {
+			r.evict(s, "it did not answer a revoke in time") // it came back and still does not answer
+		}
+		return false
+	}
+	if a.lease != nil {
+		r.dropLease(a.lease)
+		return true
+	}
+	a.rec.Seize(a.rec.Owed() &^ (caps.AnyWrite | caps.FileAppend))
+	if in := r.inodes[wire.Ino(a.rec.Ino)]; in != nil {
+		r.engine.Changed(in)
+	}
+	return !a.rec.Revoking()
+}
+
+// evict starts the fence of a session. From now on nothing it says counts; what it holds
+// goes in evicted, when the fence is complete.
+func (r *Rank) evict(s *session, why string) {
+	if s.state == sessEvicting || s.state == sessDead || s.state == sessClosing {
+		return
+	}
+	s.live.goodbye = why
+	r.logf(LogWarn, "session %v (%s): evicted: %s", s.instance, s.host, why)
+	r.send(s, 0, 0, &wire.Evicted{Reason: why})
+	s.state = sessEvicting
+	for rec := s.caps.First(); rec != nil; rec = rec.Next() {
+		rec.Stale = true
+	}
+	r.killRequests(s)
+	r.eff.Blocklist = append(r.eff.Blocklist, BlocklistAsk{s.instance, why})
+	r.eff.Hangup = append(r.eff.Hangup, s.key)
+}
+
+// onBlocklisted is the fence's completion at the monitors: everything given from now on
+// carries the barrier; then the end of the session is made durable, then its hold ends.
+func (r *Rank) onBlocklisted(inst wire.Instance, e wire.Epoch) {
+	r.barrier = max(r.barrier, e)
+	s := r.sessions[SessionKey(inst.Nonce)]
+	if s == nil || s.state != sessEvicting || s.instance != inst {
+		return
+	}
+	pos := r.submitClose(s)
+	r.whenDurable(pos, func() { r.evicted(s, pos) })
+}
+
+// evicted frees what the fence covers: w, b, x and file locks at once, c, s and leases only
+// when the client's own kernel has forgotten them (K2).
+func (r *Rank) evicted(s *session, pos journal.Pos) {
+	if s.state == sessDead {
+		return
+	}
+	s.state = sessDead
+	r.removeSession(s)
+	r.dropFileLocks(s, pos)
+	for rec := s.caps.First(); rec != nil; {
+		next := rec.Next()
+		in := r.inodes[wire.Ino(rec.Ino)]
+		r.recoverRange(in, s)
+		// Reads by the fenced instance are refused by the OSDs as well.
+		rec.Seize(caps.AnyWrite | caps.FileAppend | caps.FileRd | caps.FileLazy)
+		rec.Wanted = 0
+		if rec.Issued&^caps.Pin == 0 {
+			r.dropCap(in, s, rec)
+		} else {
+			r.engine.Changed(in)
+		}
+		rec = next
+	}
+	if s.caps.Len() == 0 && s.live.leases.n == 0 {
+		return
+	}
+	r.ghosts = append(r.ghosts, s)
+}
+
+// layGhosts drops what evicted sessions cached once they have been silent long enough.
+func (r *Rank) layGhosts() (next int64) {
+	r.ghosts = slices.DeleteFunc(r.ghosts, func(s *session) bool {
+		if due := s.live.lastRenew + r.silence(); r.now < due {
+			next = soonest(next, due)
+			return false
+		}
+		r.dropAll(s)
+		return true
+	})
+	return next
+}
+
+// dropAll ends every cap and lease of a session without asking.
+func (r *Rank) dropAll(s *session) {
+	for s.live.leases.head != nil {
+		r.dropLease(s.live.leases.head)
+	}
+	for rec := s.caps.First(); rec != nil; rec = s.caps.First() {
+		r.dropCap(r.inodes[wire.Ino(rec.Ino)], s, rec)
+	}
+}
+
+// dropCap removes one record.
+func (r *Rank) dropCap(in *inode, s *session, rec *caps.Record) {
+	delete(r.busy, rec)
+	s.caps.Remove(rec)
+	in.ledger.Remove(rec.Client)
+	r.engine.Changed(in)
+	r.capsGone(in)
+}

@@ -1,0 +1,131 @@
+package mds
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/locker"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// leaseRec is one dentry lease (4.12): the client may trust the name's binding, or its
+// absence, while its session is valid. It ends with the client's answer or its silence.
+type leaseRec struct {
+	dn   *dentry
+	sess *session
+	seq  uint32
+
+	asked int64 // when LeaseRevoke was sent, 0: not
+	twice bool
+	gone  bool
+
+	prev, next *leaseRec // list of the session
+}
+
+// leaseList is the leases of a session, oldest first.
+type leaseList struct {
+	head, tail *leaseRec
+	n          int
+}
+
+func (l *leaseList) add(x *leaseRec) {
+	x.prev = l.tail
+	if l.tail != nil {
+		l.tail.next = x
+	} else {
+		l.head = x
+	}
+	l.tail = x
+	l.n++
+}
+
+func (l *leaseList) remove(x *leaseRec) {
+	if x.prev != nil {
+		x.prev.next = x.next
+	} else {
+		l.head = x.next
+	}
+	if x.next != nil {
+		x.next.prev = x.prev
+	} else {
+		l.tail = x.prev
+	}
+	x.prev, x.next = nil, nil
+	l.n--
+}
+
+func (d *dentry) leaseOf(s *session) (int, *leaseRec) {
+	i, ok := slices.BinarySearchFunc(d.leases, s.key, func(l *leaseRec, k SessionKey) int { return cmp.Compare(l.sess.key, k) })
+	if ok {
+		return i, d.leases[i]
+	}
+	return i, nil
+}
+
+// leaseFor gives s a lease on the name, or nil: the row of dn must allow it, and a client
+// that holds Fs on the directory needs none. A reply that repeats a lease repeats its seq.
+func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
+	if s == nil || s.state != sessOpen || dn.dead {
+		return nil
+	}
+	if rec := dn.dir.in.ledger.Get(s.client()); rec != nil && rec.Pending.Has(caps.FileShared) {
+		return nil
+	}
+	i, l := dn.leaseOf(s)
+	if l != nil && l.asked != 0 || locker.Allowed(dn, s.client())&locker.Lease == 0 {
+		return nil
+	}
+	// A seq per reply: an ack of an earlier revoke must not end a lease given later.
+	r.leaseSeq++
+	if l == nil {
+		l = &leaseRec{dn: dn, sess: s}
+		dn.leases = slices.Insert(dn.leases, i, l)
+		s.live.leases.add(l)
+		r.engine.Changed(dn)
+	}
+	l.seq = r.leaseSeq
+	out := &wire.Lease{Dir: dn.dir.in.rec.Ino, Name: dn.name, Seq: l.seq}
+	if !dn.isNull() {
+		out.Ino = dn.ino
+	}
+	return out
+}
+
+// dropLease forgets a lease and lets the name's lock know.
+func (r *Rank) dropLease(l *leaseRec) {
+	if l.gone {
+		return
+	}
+	l.gone = true
+	if i, at := l.dn.leaseOf(l.sess); at == l {
+		l.dn.leases = slices.Delete(l.dn.leases, i, i+1)
+	}
+	l.sess.live.leases.remove(l)
+	r.engine.Changed(l.dn)
+}
+
+// reissueDentry asks back the leases that the row of dn no longer allows.
+func (r *Rank) reissueDentry(dn *dentry) {
+	for _, l := range dn.leases {
+		if l.asked != 0 || locker.Allowed(dn, l.sess.client())&locker.Lease != 0 {
+			continue
+		}
+		l.asked = r.now
+		r.send(l.sess, 0, 0, &wire.LeaseRevoke{Dir: dn.dir.in.rec.Ino, Name: dn.name, Seq: l.seq})
+		r.first = append(r.first, ask{lease: l, since: r.now})
+	}
+}
+
+// onLeaseAck ends a lease, unless the client speaks of an earlier one.
+func (r *Rank) onLeaseAck(s *session, m *wire.LeaseAck) {
+	in := r.inodes[m.Dir]
+	if in == nil || in.dir == nil {
+		return
+	}
+	if dn := in.dir.names[m.Name]; dn != nil {
+		if _, l := dn.leaseOf(s); l != nil && l.seq == m.Seq {
+			r.dropLease(l)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package mds
+
+import "github.com/capstan-fs/capstan/wire"
+
+// lookup: the name's binding under dn rd, and what is known of the inode at no cost. The
+// name may be absent: ENOENT with a negative lease.
+var opLookup = opDesc{
+	name: "lookup",
+	plan: func(r *Rank, q *request) errno {
+		d, e := r.dirOfRequest(q, q.Ino)
+		if e != ok {
+			return e
+		}
+		if q.Name == ".." { // for NFS export and lost paths; "." never comes
+			return r.planParent(q, d)
+		}
+		dn, e := r.nameOf(q, d, q.Name)
+		if e != ok {
+			return e
+		}
+		q.dn = dn
+		q.set.Rd(&dn.locks[0])
+		if !dn.isNull() {
+			q.in, e = r.target(q, dn)
+			if e == ok && q.in.isDir() {
+				e = r.header(q, q.in)
+			}
+			return e
+		}
+		q.in = nil
+		return ok
+	},
+	apply: func(r *Rank, q *request) errno {
+		rep := &wire.Reply{Tid: q.Tid}
+		if q.dn != nil {
+			q.restOn(&q.dn.stamp)
+			rep.Lease = r.leaseFor(q.dn, q.sess)
+		}
+		if q.in == nil {
+			rep.Errno = uint32(eNOENT)
+		} else {
+			rep.Target = r.show(q, q.in, wire.MaskAll)
+		}
+		r.reply(q, rep)
+		return ok
+	},
+}
+
+func (r *Rank) planParent(q *request, d *dir) errno {
+	p := d.in.parent()
+	if p == nil || p == r.base {
+		p = d.in
+	}
+	q.dn, q.in = nil, q.pinInode(p)
+	return ok
+}
+
+// show is a's InodeStat for the asker, with what caps cost nothing; the answer rests on it.
+func (r *Rank) show(q *request, in *inode, mask wire.AttrMask) *wire.InodeStat {
+	st, stamp := r.statFor(in, q.sess, mask, q.Want)
+	q.rest = max(q.rest, stamp)
+	return st
+}
+
+// reply answers q; it leaves when the journal has what the answer rests on. An update's
+// answer is early: it does not wait for its own entry, except in clientreplay.
+func (r *Rank) reply(q *request, rep *wire.Reply) {
+	stamp := q.rest
+	if q.pos != 0 {
+		rep.Early = !q.replay
+		if q.replay {
+			stamp = max(stamp, q.pos)
+		}
+	}
+	q.replied = true
+	r.send(q.sess, stamp, uint64(q.Tid), rep)
+}
+
+// answerDone answers a resent request whose effect is in the completed set.
+func (r *Rank) answerDone(s *session, m *wire.Request, ino wire.Ino) {
+	rep := &wire.Reply{Tid: m.Tid}
+	stamp := r.durablePos
+	for _, u := range s.unsafe {
+		if u.tid == m.Tid {
+			rep.Early = true
+		}
+	}
+	if in := r.inodes[ino]; in != nil && !in.stub && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {
+		st, at := r.statFor(in, s, wire.MaskAll, m.Want)
+		rep.Target, stamp = st, max(stamp, at)
+	}
+	r.send(s, stamp, uint64(m.Tid), rep)
+}

@@ -1,0 +1,59 @@
+package mds
+
+import "github.com/capstan-fs/capstan/wire"
+
+const readdirMax = 1024
+
+// readdir: entries in cookie order under the directory's ifile rd. What is readable now of
+// each inode comes along; nothing is taken back from anybody for it.
+var opReaddir = opDesc{
+	name: "readdir",
+	plan: func(r *Rank, q *request) errno {
+		d, e := r.dirOfRequest(q, q.Ino)
+		if e != ok {
+			return e
+		}
+		q.in = d.in
+		q.set.Rd(&d.in.locks[lockFile])
+		return ok
+	},
+	apply: func(r *Rank, q *request) errno {
+		d := q.in.dir
+		n := int(q.Max)
+		if n <= 0 || n > readdirMax {
+			n = readdirMax
+		}
+		rep := &wire.Reply{Tid: q.Tid, End: true, Entries: make([]wire.DirEntry, 0, min(n, d.order.Len()))}
+		q.restOn(&q.in.contents) // the set: names that are not there any more included
+		q.restOn(&q.in.rest)
+		from := dentry{hash: q.Cookie + 1}
+		d.order.AscendGreaterOrEqual(&from, func(dn *dentry) bool {
+			if len(rep.Entries) == n {
+				rep.End = false
+				return false
+			}
+			q.restOn(&dn.stamp)
+			e := wire.DirEntry{Name: dn.name, Ino: dn.ino, Mode: dn.typ, Cookie: dn.hash}
+			in := dn.in
+			if in == nil {
+				if in = r.inodes[dn.ino]; in != nil && in.stub {
+					in = nil
+				}
+			}
+			if in != nil && (!in.isDir() || in.dir != nil && in.dir.loaded) {
+				st, stamp := r.statFor(in, q.sess, wire.MaskAll, 0)
+				e.Stat = st
+				q.rest = max(q.rest, stamp)
+				e.Lease = r.leaseFor(dn, q.sess)
+			}
+			rep.Entries = append(rep.Entries, e)
+			return true
+		})
+		rep.Dir = r.show(q, q.in, wire.MaskAll)
+		// The client knows whether it held Fs since cookie 0; the rank only says that this
+		// part ends the listing and that Fs is held now.
+		rep.Complete = rep.End && q.Cookie == 0
+		r.reply(q, rep)
+		return ok
+	},
+}

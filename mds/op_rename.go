@@ -1,0 +1,212 @@
+package mds
+
+import "github.com/capstan-fs/capstan/wire"
+
+// rename: one entry moves the binding and disposes of what it replaces. dn is the source
+// name, dn2 the destination; in what moves, in2 what is replaced (or exchanged).
+var opRename = opDesc{
+	name: "rename",
+	plan: func(r *Rank, q *request) errno {
+		if q.RenameFlags&^(wire.RenameNoReplace|wire.RenameExchange) != 0 ||
+			q.RenameFlags == wire.RenameNoReplace|wire.RenameExchange {
+			return eINVAL
+		}
+		sd, e := r.dirOfRequest(q, q.Ino)
+		if e != ok {
+			return e
+		}
+		dd, e := r.dirOfRequest(q, q.NewDir)
+		if e != ok {
+			return e
+		}
+		if q.dn, e = r.nameOf(q, sd, q.Name); e != ok {
+			return e
+		}
+		if q.dn2, e = r.nameOf(q, dd, q.NewName); e != ok {
+			return e
+		}
+		q.in, q.in2 = nil, nil
+		q.set.X(&q.dn.locks[0])
+		q.set.X(&q.dn2.locks[0])
+		if q.dn.isNull() {
+			return ok
+		}
+		if q.in, e = r.target(q, q.dn); e != ok {
+			return e
+		}
+		q.set.Wr(&sd.in.locks[lockFile])
+		q.set.Wr(&dd.in.locks[lockFile])
+		q.set.X(&q.in.locks[lockLink])
+		dirs := q.in.isDir()
+		if !q.dn2.isNull() {
+			if q.in2, e = r.target(q, q.dn2); e != ok {
+				return e
+			}
+			dirs = dirs || q.in2.isDir()
+			if q.in2 != q.in && q.RenameFlags == 0 {
+				if e := r.planLoss(q, q.in2, q.in2.isDir()); e != ok {
+					return e
+				}
+			} else if q.in2 != q.in {
+				q.set.X(&q.in2.locks[lockLink])
+			}
+		}
+		if dirs { // link counts of the parents may change
+			q.set.X(&sd.in.locks[lockLink])
+			q.set.X(&dd.in.locks[lockLink])
+		}
+		return ok
+	},
+	apply: func(r *Rank, q *request) errno {
+		src, dst, in, old := q.dn, q.dn2, q.in, q.in2
+		q.restOn(&src.stamp)
+		q.restOn(&dst.stamp)
+		q.restOn(&src.dir.in.rest)
+		q.restOn(&dst.dir.in.rest)
+		if src.isNull() {
+			return eNOENT
+		}
+		q.restOn(&in.rest)
+		if dst.dir.in.isStray() {
+			return eNOENT
+		}
+		exchange := q.RenameFlags&wire.RenameExchange != 0
+		if old != nil {
+			q.restOn(&old.rest)
+		}
+		// The shape of the tree cannot change inside this step, so a walk up decides.
+		if in.isDir() && r.isBelow(dst.dir.in, in) {
+			return eINVAL
+		}
+		if exchange {
+			if old == nil {
+				return eNOENT
+			}
+			if old.isDir() && r.isBelow(src.dir.in, old) {
+				return eINVAL
+			}
+		} else if old != nil {
+			if q.RenameFlags&wire.RenameNoReplace != 0 {
+				return eEXIST
+			}
+			if old != in {
+				switch {
+				case old.isDir() && r.isBelow(src.dir.in, old):
+					return eNOTEMPTY
+				case in.isDir() && !old.isDir():
+					return eNOTDIR
+				case !in.isDir() && old.isDir():
+					return eISDIR
+				case old.isDir():
+					q.restOn(&old.contents)
+					if old.dir.hdr.Entries != 0 {
+						return eNOTEMPTY
+					}
+				}
+			}
+		}
+		if old == in { // two names of one inode, or the same name twice: nothing happens
+			r.replyNoChange(q)
+			return ok
+		}
+		ent := r.newEntry()
+		ent.by(q.sess, q.Tid, in.ino(), q.rest)
+		if exchange {
+			r.exchange(ent, src, dst)
+		} else {
+			if old != nil {
+				r.loseName(ent, dst, old)
+			}
+			r.moveName(ent, src, dst)
+		}
+		r.touchDir(src.dir)
+		if dst.dir != src.dir {
+			r.touchDir(dst.dir)
+		}
+		q.pos = r.submit(ent)
+		rep := &wire.Reply{Tid: q.Tid}
+		shown := in
+		if old != nil && !exchange {
+			shown = old
+		}
+		if shown.ledger.Get(uint64(q.sess.key)) != nil {
+			rep.Target = r.show(q, shown, wire.MaskAll)
+		}
+		rep.Lease = r.leaseFor(dst, q.sess)
+		r.reply(q, rep)
+		if old != nil {
+			r.noteStray(old)
+		}
+		return ok
+	},
+}
+
+// moveName gives what src leads to the name dst, which is null.
+func (r *Rank) moveName(ent *entry, src, dst *dentry) {
+	in, kind := src.in, src.kind
+	if kind == dnRemote {
+		dropBack(in, src)
+	}
+	r.unbind(src)
+	r.bind(dst, kind, in)
+	if kind == dnRemote {
+		in.rec.Backs = append(in.rec.Backs, backRec{Dir: dst.dir.in.ino(), Name: dst.name})
+	}
+	r.count(src.dir, in, -1)
+	r.count(dst.dir, in, +1)
+	in.rec.Ctime = wire.MaxTime(in.rec.Ctime, r.wall)
+	in.rec.Change++
+	ent.dentry(src)
+	ent.dentry(dst)
+	ent.dentry(in.home) // the back-pointers of one that lives in links/
+}
+
+// exchange swaps what two names lead to.
+func (r *Rank) exchange(ent *entry, a, b *dentry) {
+	ia, ka := a.in, a.kind
+	ib, kb := b.in, b.kind
+	if ka == dnRemote {
+		dropBack(ia, a)
+	}
+	if kb == dnRemote {
+		dropBack(ib, b)
+	}
+	r.unbind(a)
+	r.unbind(b)
+	r.bind(b, ka, ia)
+	r.bind(a, kb, ib)
+	for _, x := range [...]struct {
+		in *inode
+		dn *dentry
+	}{{ia, b}, {ib, a}} {
+		if x.dn.kind == dnRemote {
+			x.in.rec.Backs = append(x.in.rec.Backs, backRec{Dir: x.dn.dir.in.ino(), Name: x.dn.name})
+		}
+		x.in.rec.Ctime = wire.MaxTime(x.in.rec.Ctime, r.wall)
+		x.in.rec.Change++
+		ent.dentry(x.dn)
+		ent.dentry(x.in.home)
+	}
+	r.count(a.dir, ia, -1)
+	r.count(b.dir, ib, -1)
+	r.count(b.dir, ia, +1)
+	r.count(a.dir, ib, +1)
+}
+
+// count adjusts a directory's totals for one name of in.
+func (r *Rank) count(d *dir, in *inode, by int) {
+	d.hdr.Entries += uint64(by)
+	if in.isDir() {
+		d.hdr.Subdirs += uint64(by)
+	}
+}
+
+// isBelow reports whether in is dir or lies below it.
+func (r *Rank) isBelow(in, dir *inode) bool {
+	for ; in != nil; in = in.parent() {
+		if in == dir {
+			return true
+		}
+	}
+	return false
+}

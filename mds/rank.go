@@ -1,0 +1,258 @@
+package mds
+
+import (
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/journal"
+	"github.com/capstan-fs/capstan/locker"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Config is what a rank is told at its start.
+type Config struct {
+	Rank        wire.Rank
+	Instance    wire.Instance
+	Incarnation journal.Incarnation // higher than any holder's before: the FSMap epoch of the assignment
+	MetaPool    uint32
+	DataPool    uint32
+	ObjectSize  uint32     // of new files
+	Create      bool       // nothing exists yet: make the journal and the root
+	InoRanges   []uint64   // ranges of 2^40 numbers that this rank owns; the first is used
+	Barrier     wire.Epoch // OSDMap epoch of all object operations at the start
+	Epoch       wire.Epoch // FSMap epoch of the assignment: upper half of tickets (4.13)
+	QuietUntil  int64      // nothing is answered before (rule LS); monotonic ns
+
+	ValidityNs, RevokeNs int64 // V, R (4.7); 0: 15 s, 10 s
+
+	MaxInodes    int // cache bound; 0: 200 000
+	SegmentBytes int // 0: 2 MiB
+	MaxSegments  int // 0: 8
+	LogLevel     LogLevel
+	Check        bool // walk all invariants after every step (tests)
+}
+
+func (c *Config) fill() {
+	if c.ValidityNs == 0 {
+		c.ValidityNs = 15e9
+	}
+	if c.RevokeNs == 0 {
+		c.RevokeNs = 10e9
+	}
+	if c.ObjectSize == 0 {
+		c.ObjectSize = 4 << 20
+	}
+	if c.MaxInodes == 0 {
+		c.MaxInodes = 200_000
+	}
+	if c.SegmentBytes == 0 {
+		c.SegmentBytes = 2 << 20
+	}
+	if c.MaxSegments == 0 {
+		c.MaxSegments = 8
+	}
+}
+
+// Rank is one metadata rank. It is passive: Step is the only way in.
+type Rank struct {
+	cfg    Config
+	eff    Effects
+	now    int64
+	wall   wire.Time
+	osdmap *clustermap.OSDMap
+	fsmap  *clustermap.FSMap
+	state  clustermap.RankState
+
+	barrier wire.Epoch
+
+	// journal and output
+	jw         *journal.Writer // nil before replay ended
+	durablePos journal.Pos
+	ent        entry
+	segs       []segment
+	waiting    []*session // with queued messages
+	unsafe     []*session // with undurable tids
+	afters     []after
+	objects    []objectEffect
+	objectHead int
+	objectDone map[uint64]func(uint32, []wire.ObjResult)
+	token      uint64
+
+	// cache
+	inodes      map[wire.Ino]*inode
+	base        *inode
+	root        *inode
+	numDentries int
+	idle        []*dentry
+	dirtyDirs   []*dir // by since, oldest first
+	oldest      *inode // what may be trimmed, least recently used first
+	newest      *inode
+
+	// sessions and requests
+	sessions   map[SessionKey]*session // in deterministic order: clients.order
+	sessionSeq uint64
+	engine     *locker.Engine
+	ready      []*request
+	reqSeq     uint64
+	freeReqs   []*request
+
+	inos      inoTable
+	strays    strayState
+	cuts      []*cut
+	replay    *replayState // until active
+	replayEnd journal.Pos  // where this life's journal begins
+	expire    expireState
+	counts    Counts
+	clients   // sessions, caps and leases as a whole (F2)
+}
+
+// Counts are totals for `capstan status` and tests.
+type Counts struct {
+	Requests, Entries, Fetches, Flushes, Trimmed, Purged, Strays uint64
+}
+
+// New makes a rank in its first state. Nothing happens before the first event; the shell
+// sends Start first.
+func New(cfg Config) *Rank {
+	cfg.fill()
+	r := &Rank{
+		cfg:        cfg,
+		state:      clustermap.RankBoot,
+		barrier:    cfg.Barrier,
+		inodes:     map[wire.Ino]*inode{},
+		sessions:   map[SessionKey]*session{},
+		objectDone: map[uint64]func(uint32, []wire.ObjResult){},
+	}
+	r.engine = locker.New(r)
+	r.initCaps()
+	return r
+}
+
+// State is where the rank is in its life.
+func (r *Rank) State() clustermap.RankState { return r.state }
+
+// Counts shows the totals.
+func (r *Rank) Counts() Counts { return r.counts }
+
+// Step applies one event and returns what the shell must now do. The effects belong to the
+// rank and are valid until the next Step.
+func (r *Rank) Step(ev Event) *Effects {
+	r.eff.reset()
+	if ev.Now > r.now {
+		r.now = ev.Now
+	}
+	if ev.Wall != (wire.Time{}) {
+		r.wall = ev.Wall
+	}
+	r.dispatch(&ev)
+	r.settle()
+	r.background()
+	r.pump()
+	r.eff.State = r.state
+	r.eff.NextTick = r.sessionTick()
+	if r.cfg.Check {
+		r.mustHold()
+	}
+	return &r.eff
+}
+
+func (r *Rank) dispatch(ev *Event) {
+	switch ev.Kind {
+	case Start:
+		r.start()
+	case FromSession:
+		r.onMessage(ev)
+	case SessionGone:
+		r.sessionGone(ev.Session)
+	case JournalDone:
+		r.onJournalDone(ev)
+	case ObjectDone:
+		r.onObjectDone(ev)
+	case Tick:
+		r.tick()
+	case Blocklisted:
+		r.barrier = max(r.barrier, ev.Epoch)
+		r.onBlocklisted(ev.Instance, ev.Epoch)
+	case Maps:
+		if ev.OSDMap != nil {
+			r.osdmap = ev.OSDMap
+		}
+		if ev.FSMap != nil {
+			r.fsmap = ev.FSMap
+		}
+	case Stop:
+		r.stop()
+	default:
+		must.Holdf(false, "event of kind %d", ev.Kind)
+	}
+}
+
+// onMessage gives requests to request.go and the rest of the conversation to session code.
+func (r *Rank) onMessage(ev *Event) {
+	s := r.sessions[ev.Session]
+	if q, ok := ev.Msg.(*wire.Request); ok {
+		if s == nil || s.state == sessDead || s.state == sessEvicting {
+			r.eff.Sends = append(r.eff.Sends, Send{ev.Session, ev.Tid, &wire.Evicted{Reason: "no session"}})
+			return
+		}
+		q.Tid = wire.Tid(ev.Tid)
+		if r.state != stateActive {
+			r.hold(s, q)
+			return
+		}
+		r.request(s, q)
+		return
+	}
+	r.fromSession(s, ev)
+}
+
+// background does what waits for a step to come to rest.
+func (r *Rank) background() {
+	r.purgeSome()
+	r.continueCuts()
+	if r.expire.due {
+		r.expire.due = false
+		r.advanceExpire()
+	}
+	r.trim()
+	r.dropIdle()
+}
+
+// settle lets the locks come to rest and runs what they woke, until nothing moves. A request
+// never runs inside another one.
+func (r *Rank) settle() {
+	for {
+		r.engine.Settle()
+		if len(r.ready) == 0 {
+			break
+		}
+		for i := 0; i < len(r.ready); i++ { // what it wakes joins the end
+			r.run(r.ready[i])
+		}
+		clear(r.ready)
+		r.ready = r.ready[:0]
+	}
+}
+
+// pump hands the journal's next runs out: whenever fewer than two writes are under way, all
+// that is queued goes (ES7).
+func (r *Rank) pump() {
+	if r.jw == nil {
+		return
+	}
+	for {
+		off, b, ok := r.jw.Next()
+		if !ok {
+			return
+		}
+		r.eff.Journal = append(r.eff.Journal, JournalWrite{off, b})
+	}
+}
+
+func (r *Rank) tick() {
+	r.tickSessions()
+}
+
+// Wake implements locker.Host: the awaited lock is held.
+func (r *Rank) Wake(set *locker.LockSet) {
+	r.ready = append(r.ready, set.User.(*request))
+}

@@ -1,0 +1,339 @@
+package mds
+
+import (
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/journal"
+	"github.com/capstan-fs/capstan/locker"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// errno is a Linux error number: what a reply carries.
+type errno uint32
+
+// The ones that operations answer with. parked is not an errno: the request waits and will
+// run again from its top.
+const (
+	ok           errno = 0
+	ePERM        errno = 1
+	eNOENT       errno = 2
+	eINTR        errno = 4
+	eIO          errno = 5
+	eAGAIN       errno = 11
+	eACCES       errno = 13
+	eBUSY        errno = 16
+	eEXIST       errno = 17
+	eXDEV        errno = 18
+	eNOTDIR      errno = 20
+	eISDIR       errno = 21
+	eINVAL       errno = 22
+	eFBIG        errno = 27
+	eNOSPC       errno = 28
+	eROFS        errno = 30
+	eMLINK       errno = 31
+	eRANGE       errno = 34
+	eDEADLK      errno = 35
+	eNAMETOOLONG errno = 36
+	eNOSYS       errno = 38
+	eNOTEMPTY    errno = 39
+	eNODATA      errno = 61
+	eOVERFLOW    errno = 75
+	eOPNOTSUPP   errno = 95
+	eSTALE       errno = 116
+
+	parked  errno = 1 << 31
+	resting errno = 1<<31 + 1 // answered, but it keeps a lock (ES6): finish comes later
+)
+
+// opDesc describes an operation. A request runs it from the top each time it is woken:
+//
+//	plan   looks the objects up, fetches what is missing (parked), names the locks
+//	apply  with all locks held and the same lookups still true (no step lies between):
+//	       checks, changes the cache, submits the entry, replies
+//
+// plan and apply return ok, an errno to answer with, or parked.
+type opDesc struct {
+	name  string
+	plan  func(r *Rank, q *request) errno
+	apply func(r *Rank, q *request) errno
+}
+
+// ops is the table of operations; each is described in its own file.
+var ops [256]*opDesc
+
+func init() {
+	ops[wire.OpLookup] = &opLookup
+	ops[wire.OpGetattr] = &opGetattr
+	ops[wire.OpGetxattrs] = &opGetxattrs
+	ops[wire.OpReaddir] = &opReaddir
+	ops[wire.OpCreate] = &opCreate
+	ops[wire.OpMkdir] = &opCreate
+	ops[wire.OpMknod] = &opCreate
+	ops[wire.OpSymlink] = &opCreate
+	ops[wire.OpTmpfile] = &opTmpfile
+	ops[wire.OpUnlink] = &opUnlink
+	ops[wire.OpRmdir] = &opUnlink
+	ops[wire.OpLink] = &opLink
+	ops[wire.OpRename] = &opRename
+	ops[wire.OpSetattr] = &opSetattr
+	ops[wire.OpSetxattr] = &opSetxattr
+	ops[wire.OpRmxattr] = &opSetxattr
+	ops[wire.OpStatfs] = &opStatfs
+}
+
+// request is one operation of a session on its way.
+type request struct {
+	*wire.Request
+	sess *session
+	op   *opDesc
+	set  locker.LockSet
+	why  string // whom it waits for, for people
+
+	alive   bool
+	inList  bool // in sess.parked
+	replied bool
+	replay  bool // clientreplay: never answered early
+
+	// What plan found, for apply.
+	in    *inode
+	in2   *inode
+	dn    *dentry
+	dn2   *dentry
+	home  *dentry
+	home2 *dentry
+	rest  journal.Pos // what an early reply rests on besides its own entry
+	phase uint8       // of operations that outlive their step (truncate)
+	pos   journal.Pos // its entry
+
+	pinnedIn [6]*inode
+	pinnedDn [8]*dentry
+	nIn, nDn int
+}
+
+// request takes a request from the session's FIFO.
+func (r *Rank) request(s *session, m *wire.Request) {
+	s.announce(m.Oldest)
+	r.counts.Requests++
+	op := ops[m.Op]
+	if op == nil {
+		r.send(s, 0, uint64(m.Tid), &wire.Reply{Tid: m.Tid, Errno: uint32(eNOSYS)})
+		return
+	}
+	if m.Flags&(wire.ReqReplay|wire.ReqRetry) != 0 && m.Op.Mutates() {
+		if ino, done := s.isDone(m.Tid); done {
+			r.answerDone(s, m, ino)
+			return
+		}
+		for _, p := range s.parked {
+			if p.Tid == m.Tid {
+				return // it is on its way already
+			}
+		}
+	}
+	r.execute(s, m, false)
+}
+
+// execute makes a request of m and runs it. replay: it belongs to clientreplay.
+func (r *Rank) execute(s *session, m *wire.Request, replay bool) *request {
+	r.releaseInline(s, m.Release)
+	var q *request
+	if n := len(r.freeReqs); n > 0 {
+		q = r.freeReqs[n-1]
+		r.freeReqs = r.freeReqs[:n-1]
+	} else {
+		q = &request{}
+	}
+	r.reqSeq++
+	q.Request, q.sess, q.op, q.alive, q.replay = m, s, ops[m.Op], true, replay
+	q.set.Owner = locker.Owner{Client: uint64(s.key), Req: r.reqSeq}
+	q.set.User = q
+	r.run(q)
+	return q
+}
+
+// run drives q from its top until it is answered or parked.
+func (r *Rank) run(q *request) {
+	if !q.alive {
+		return
+	}
+	r.unpin(q)
+	q.set.Begin()
+	q.rest = 0
+	e := q.op.plan(r, q)
+	if e == ok {
+		if done, _ := q.set.Acquire(r.engine); !done {
+			r.park(q, "lock")
+			return
+		}
+		e = q.op.apply(r, q)
+	}
+	if e == resting {
+		return
+	}
+	if e == parked {
+		must.Holdf(q.inList, "%v parked without a reason", q.Op)
+		return
+	}
+	if e != ok {
+		// A refusal shows state like any other answer: it rests on what it saw.
+		must.Holdf(!q.replied, "%v answered twice", q.Op)
+		r.send(q.sess, q.rest, uint64(q.Tid), &wire.Reply{Tid: q.Tid, Errno: uint32(e)})
+	}
+	r.finish(q)
+}
+
+// finish ends q: locks and pins go.
+func (r *Rank) finish(q *request) {
+	q.set.Release(r.engine)
+	r.unpin(q)
+	if q.inList {
+		for i, p := range q.sess.parked {
+			if p == q {
+				q.sess.parked = append(q.sess.parked[:i], q.sess.parked[i+1:]...)
+				break
+			}
+		}
+	}
+	replay := q.replay
+	set := q.set
+	*q = request{}
+	q.set = set // its slices are worth keeping
+	r.freeReqs = append(r.freeReqs, q)
+	if replay {
+		r.replayNext()
+	}
+}
+
+// park notes that q waits; who wakes it runs it again from its top.
+func (r *Rank) park(q *request, why string) errno {
+	q.why = why
+	if !q.inList {
+		q.inList = true
+		q.sess.parked = append(q.sess.parked, q)
+	}
+	return parked
+}
+
+// parkFree is park for what is not a lock: nothing is held meanwhile.
+func (r *Rank) parkFree(q *request, why string) errno {
+	q.set.Release(r.engine)
+	return r.park(q, why)
+}
+
+// waker returns a function that runs q again in the next settle, once, if it still lives.
+func (r *Rank) waker(q *request) func() {
+	id := q.set.Owner.Req
+	return func() {
+		if q.alive && q.set.Owner.Req == id {
+			r.ready = append(r.ready, q)
+		}
+	}
+}
+
+// killRequests ends everything a dead session waits for: nothing times out holding a lock.
+func (r *Rank) killRequests(s *session) {
+	for len(s.parked) > 0 {
+		q := s.parked[len(s.parked)-1]
+		q.replay = false
+		r.finish(q)
+	}
+}
+
+// pinInode keeps in in the cache until q's run ends or starts again.
+func (q *request) pinInode(in *inode) *inode {
+	in.pins++
+	q.pinnedIn[q.nIn] = in
+	q.nIn++
+	return in
+}
+
+func (q *request) pinDentry(dn *dentry) *dentry {
+	dn.pins++
+	q.pinnedDn[q.nDn] = dn
+	q.nDn++
+	return dn
+}
+
+func (r *Rank) unpin(q *request) {
+	for i := range q.pinnedIn[:q.nIn] {
+		r.unpinInode(q.pinnedIn[i])
+		q.pinnedIn[i] = nil
+	}
+	for i := range q.pinnedDn[:q.nDn] {
+		r.unpinDentry(q.pinnedDn[i])
+		q.pinnedDn[i] = nil
+	}
+	q.nIn, q.nDn = 0, 0
+}
+
+// restOn makes the answer wait for what others did to dn (toward the asking session).
+func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key)) }
+
+// ---- what plans are made of ------------------------------------------------------------
+
+// inodeOf is the inode that the request names by number.
+func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
+	in := r.inodes[ino]
+	if in == nil || in.stub || in == r.base {
+		return nil, eSTALE
+	}
+	return q.pinInode(in), ok
+}
+
+// dirOfRequest is the directory that the request names, complete. A directory that is gone has no names.
+func (r *Rank) dirOfRequest(q *request, ino wire.Ino) (*dir, errno) {
+	in, e := r.inodeOf(q, ino)
+	if e != ok {
+		return nil, e
+	}
+	if !in.isDir() {
+		return nil, eNOTDIR
+	}
+	return r.complete(q, in)
+}
+
+func (r *Rank) complete(q *request, in *inode) (*dir, errno) {
+	d := r.dirOf(in)
+	if d.complete {
+		return d, ok
+	}
+	r.fetch(d)
+	d.waiters = append(d.waiters, r.waker(q))
+	return nil, r.parkFree(q, "directory is being read")
+}
+
+// nameOf is the dentry of a name in a complete dir, a null one when the name is absent.
+func (r *Rank) nameOf(q *request, d *dir, name string) (*dentry, errno) {
+	if len(name) > wire.MaxName {
+		return nil, eNAMETOOLONG
+	}
+	if !wire.ValidName(name) {
+		return nil, eINVAL
+	}
+	dn := q.pinDentry(r.dentry(d, name))
+	return dn, ok
+}
+
+// target is the inode that dn leads to; a remote one may have to be read from links/ first.
+func (r *Rank) target(q *request, dn *dentry) (*inode, errno) {
+	if dn.isNull() {
+		return nil, eNOENT
+	}
+	if dn.in == nil {
+		in := r.inodes[dn.ino]
+		if in == nil || in.stub {
+			links := r.inodes[wire.LinksDir(r.cfg.Rank, r.shard(dn.ino))]
+			d := r.dirOf(links)
+			if !d.complete {
+				_, e := r.complete(q, links)
+				return nil, e
+			}
+			r.logf(LogError, "%v leads to ino %v, which links/ does not have", dn, dn.ino)
+			return nil, eIO
+		}
+		dn.in = in
+		in.remotes = append(in.remotes, dn)
+	}
+	return q.pinInode(dn.in), ok
+}
+
+func (r *Rank) shard(ino wire.Ino) int { return int(uint64(ino) % wire.SystemShards) }
