@@ -294,7 +294,11 @@ func (l *Lock) blocked(row *Row, tell func(string)) (why int) {
 				if tell == nil {
 					return why
 				}
-				tell(fmt.Sprintf("c%d %v", cl.Client, ti.bits(over)))
+				if l.typ == Dn {
+					tell(fmt.Sprintf("c%d lease", cl.Client))
+				} else {
+					tell(fmt.Sprintf("c%d %v", cl.Client, ti.bits(over)))
+				}
 			}
 		}
 	}
