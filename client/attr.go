@@ -1,0 +1,202 @@
+package client
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+const errNameTooLong = syscall.ENAMETOOLONG
+
+// Attr is what the kernel is shown of an inode, and for how long it may keep it.
+type Attr struct {
+	wire.Attr
+	Ino    wire.Ino
+	Blocks uint64 // of 512 bytes
+	TTL    time.Duration
+}
+
+// told is the size and mtime the kernel was shown last. sure: nothing of ours was going on
+// that makes it ignore an answer.
+type told struct {
+	size  uint64
+	mtime wire.Time
+	sure  bool
+}
+
+// attrOf makes the answer from the cache; the caller has seen to it that it may.
+func (c *Client) attrOf(in *Inode) Attr {
+	a := Attr{Attr: in.attr, Ino: in.ino, Blocks: (in.attr.Size + 511) / 512}
+	sums := true
+	switch {
+	case !in.isReg():
+		a.Blocks = 0
+		if in.isDir() {
+			a.Blocks = 8
+		}
+	case in.attr.Sparse:
+		if sums = in.blocksFor == in.writes; sums {
+			a.Blocks = in.blocks
+		}
+	}
+	if sums {
+		a.TTL = time.Duration(c.kernelAttr(in))
+	}
+	in.told = told{a.Size, a.Mtime, in.nwr == 0 && boottime()-in.lastWr > int64(50*time.Millisecond)}
+	return a
+}
+
+// fetch asks the rank until the groups of mask have been seen current after the call began.
+func (c *Client) fetch(k *Caller, in *Inode, mask wire.AttrMask) error {
+	cl, err := c.do(k, &wire.Request{Op: wire.OpGetattr, Ino: in.ino, Mask: mask})
+	defer c.doneWith(cl)
+	if err == nil && (cl.in == nil || cl.reply.Target.Valid&mask != mask) {
+		return eIO
+	}
+	return err
+}
+
+const statMask = wire.MaskAuth | wire.MaskLink | wire.MaskFile
+
+// Getattr is what stat shows. Without Fs its answer makes the kernel drop pages that may be
+// older: by another size or mtime, else by an invalidation here (B3, F9).
+//
+// The invalidation comes only when both are what the kernel was shown last. It makes the
+// kernel ignore the attributes of answers on their way, this one included: harmless when
+// they say nothing new, but a size that has grown would be missed by the read() that asks.
+func (c *Client) Getattr(k *Caller, ino wire.Ino) (Attr, error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	in, err := c.byIno(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	c.ref(in)
+	defer c.unref(in)
+	if c.mayAttr(in, statMask) == NoRight {
+		if err := c.fetch(k, in, statMask); err != nil {
+			return Attr{}, err
+		}
+	}
+	if in.isReg() && in.attr.Sparse && in.blocksFor != in.writes {
+		if err := c.countBlocks(k, in); err != nil {
+			return Attr{}, err
+		}
+	}
+	if in.oldPages && c.notifier != nil && in.told.sure && in.told.size == in.attr.Size && in.told.mtime == in.attr.Mtime {
+		in.oldPages, in.pages = false, in.cap.issued.Has(caps.FileCache)
+		a := c.attrOf(in)
+		a.TTL, in.attrUntil = 0, 0
+		n := c.notifier
+		c.unlockFlush()
+		n.Pages(ino)
+		c.mu.Lock()
+		return a, nil
+	}
+	return c.attrOf(in), nil
+}
+
+// SetAttr are the changes of a setattr.
+type SetAttr struct {
+	Set  wire.SetMask
+	Attr wire.SetAttr
+}
+
+// ioBits are given up with a SETATTR(size) (B12).
+const ioBits = caps.FileRd | writeBits
+
+// Setattr changes attributes at the rank. The answer has no timeout: the kernel does not
+// check a SETATTR's reply against invalidations that overtook it.
+func (c *Client) Setattr(k *Caller, ino wire.Ino, s SetAttr) (Attr, error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	in, err := c.byIno(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	c.ref(in)
+	defer c.unref(in)
+	r := &wire.Request{Op: wire.OpSetattr, Ino: ino, Set: s.Set, Attr: s.Attr}
+	var cl *call
+	if s.Set&wire.SetSize != 0 && in.isReg() {
+		cl, err = c.truncate(k, in, r)
+	} else {
+		if s.Set&(wire.SetMtime|wire.SetMtimeNow|wire.SetAtime|wire.SetAtimeNow) != 0 {
+			// Our own earlier writes come before in the one tid order, or their mtime would
+			// overwrite the one asked for.
+			if err := c.settleWrites(k, in); err != nil {
+				return Attr{}, err
+			}
+		}
+		cl, err = c.do(k, r)
+	}
+	defer c.doneWith(cl)
+	if err != nil {
+		return Attr{}, err
+	}
+	if cl.in != nil {
+		in = cl.in
+	}
+	if c.mayAttr(in, statMask) == NoRight && (cl.reply.Target == nil || cl.reply.Target.Valid&statMask != statMask) {
+		if err := c.fetch(k, in, statMask); err != nil {
+			return Attr{}, err
+		}
+	}
+	a := c.attrOf(in)
+	a.TTL = 0
+	return a, nil
+}
+
+// settleWrites waits for our writes in flight and queues what they made dirty.
+func (c *Client) settleWrites(k *Caller, in *Inode) error {
+	for in.nwr > 0 {
+		if err := c.await(k, in.changed.wait()); err != nil {
+			return err
+		}
+	}
+	if in.dirty {
+		c.update(in, 0)
+	}
+	return nil
+}
+
+// truncate sends SETATTR(size) with everything released inline that the rank would have to
+// ask back: while it is parked the kernel holds write-back of the inode, and an invalidation
+// could block on that (F4, B12).
+func (c *Client) truncate(k *Caller, in *Inode, r *wire.Request) (*call, error) {
+	in.cutting++
+	in.changed.wake()
+	defer func() { in.cutting-- }()
+	give := in.cap.implemented & ioBits
+	if give != 0 && !in.cap.job && c.state == sessOpen {
+		in.cap.issued &^= ioBits
+		for in.nwr > 0 || in.nrd > 0 {
+			if err := c.await(k, in.changed.wait()); err != nil {
+				if !in.cap.job {
+					in.cap.issued = in.cap.pending
+				}
+				return nil, err
+			}
+		}
+		if !in.cap.job && in.cap.id != 0 {
+			in.cap.implemented &^= ioBits
+			in.cap.pending &^= ioBits
+			in.cap.issued &^= ioBits
+			if in.cap.implemented&caps.FileExcl == 0 && in.cap.implemented&caps.FileShared == 0 {
+				in.fresh &^= wire.MaskFile
+			}
+			r.Release = append(r.Release, *c.makeUpdate(in, 0))
+		}
+	}
+	if in.dirty {
+		c.update(in, 0)
+	}
+	if r.Attr.Size > in.attr.Size {
+		r.Set |= wire.SetSparse
+	}
+	cl, err := c.do(k, r)
+	in.writes++
+	return cl, err
+}

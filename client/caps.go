@@ -1,0 +1,258 @@
+package client
+
+import (
+	"time"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// capRec is the client's record of its cap (4.2).
+type capRec struct {
+	id      uint64 // 0: none
+	mseq    uint32
+	seq     uint32 // of the last message received
+	applied uint32 // highest one whose duties are done: what we echo (Q-a)
+
+	pending     caps.Bits // as told last
+	issued      caps.Bits // something new may start under these
+	implemented caps.Bits // something may still be using these
+	told        caps.Bits // wanted, as the rank knows it
+	maxSize     uint64
+	askedMax    uint64
+	job         bool // a revoke is being worked off
+	owed        bool // … and must be answered
+}
+
+// groups of attributes with the bits that guard them.
+var groups = [...]struct {
+	mask         wire.AttrMask
+	shared, excl caps.Bits
+}{
+	{wire.MaskAuth, caps.AuthShared, caps.AuthExcl},
+	{wire.MaskLink, caps.LinkShared, caps.LinkExcl},
+	{wire.MaskXattr, caps.XattrShared, caps.XattrExcl},
+	{wire.MaskFile, caps.FileShared, caps.FileExcl},
+}
+
+// writeBits are those whose loss takes the long way of 4.5.
+const writeBits = caps.FileWr | caps.FileBuffer | caps.FileExcl | caps.FileAppend
+
+// decay is how long an open file without I/O keeps its wish for Fw and Fx.
+const decay = int64(5 * time.Second)
+
+const (
+	wantRead   = caps.FileShared | caps.FileCache | caps.FileRd | caps.AuthShared | caps.XattrShared
+	wantWrite  = caps.FileShared | caps.FileWr | caps.FileAppend | caps.AuthShared | caps.XattrShared
+	wantAppend = wantWrite | caps.FileExcl
+)
+
+// wanted is what the open files need: an idle writer lets its wish go, so that a forgotten
+// descriptor does not keep others from caching.
+func (in *Inode) wanted() caps.Bits {
+	var w caps.Bits
+	now := boottime()
+	if in.opens.rd > 0 {
+		w |= wantRead
+	}
+	if in.parked > 0 || in.nwr > 0 || in.opens.wr > 0 && now-in.lastWr < decay {
+		w |= wantWrite
+		if in.opens.app > 0 && (in.parked > 0 || in.append || now-in.lastWr < int64(time.Second)) {
+			w |= caps.FileExcl
+		}
+	}
+	return w
+}
+
+// onCap handles GRANT, REVOKE, TRUNC and RANGE.
+func (c *Client) onCap(m *wire.CapGrant) {
+	st := &m.Stat
+	if st.Cap == nil {
+		return
+	}
+	c.barrier = max(c.barrier, st.Cap.Barrier)
+	in := c.inodes[st.Ino]
+	if in == nil || in.cap.id == 0 && c.state == sessOpen && m.Op != wire.CapGrantOp {
+		// We dropped it meanwhile. A GRANT crossed our RELEASE, which the rank ignored then;
+		// a REVOKE must not be met with silence (Q-f, Q-g).
+		c.releases = append(c.releases, wire.ReleasedCap{Ino: st.Ino, CapID: st.Cap.ID, Mseq: st.Cap.Mseq, IssueSeq: st.Cap.Seq})
+		c.sendReleases()
+		return
+	}
+	switch m.Op {
+	case wire.CapRange:
+		in.cap.maxSize = max(in.cap.maxSize, st.Cap.MaxSize)
+		in.changed.wake()
+		return
+	case wire.CapRevoke:
+		if m.Again && in.cap.job && st.Cap.ID == in.cap.id && st.Cap.Seq == in.cap.seq {
+			return // at work on it; BUSY needs a PG to name, which objecter does not tell
+		}
+	}
+	had := in.cap.issued
+	in.applyAttr(st)
+	c.applyCap(in, st.Cap, m.Op == wire.CapRevoke, true)
+	in.settleFresh(had, st.Valid)
+	in.changed.wake()
+}
+
+// applyCap takes in the rank's newest word on a cap. owe: it must be answered.
+func (c *Client) applyCap(in *Inode, m *wire.Cap, owe, own bool) {
+	c.barrier = max(c.barrier, m.Barrier)
+	r := &in.cap
+	if r.id != m.ID {
+		// A new life of the cap: after a release, a stale spell or a failover. What is in
+		// progress goes on; what it used is taken back like any other bit.
+		*r = capRec{id: m.ID, implemented: r.implemented, issued: r.issued, pending: r.pending, job: r.job, owed: r.owed, told: 0}
+	}
+	r.mseq, r.seq = m.Mseq, m.Seq
+	r.maxSize = m.MaxSize
+	if r.maxSize < r.askedMax {
+		r.askedMax = 0
+	}
+	if added := m.Pending &^ r.pending; added != 0 {
+		if in.isDir() && added&caps.FileShared != 0 {
+			in.dirState().gen++ // names learned before are not covered
+		}
+	}
+	r.pending = m.Pending
+	r.owed = r.owed || owe
+	leaving := r.implemented &^ r.pending
+	if !r.job && leaving == 0 {
+		r.issued, r.implemented = r.pending, r.pending
+		r.applied = r.seq
+		if r.owed {
+			r.owed = false
+			c.update(in, 0)
+		}
+		return
+	}
+	if r.job {
+		return // the job looks at pending when it is done with what it knew
+	}
+	r.owed = true
+	c.revoke(in)
+}
+
+// dirtyFields is the part of an UPDATE that hands dirty fields in.
+func (in *Inode) dirtyFields(u *wire.CapUpdate) {
+	u.Dirty = caps.FileWr
+	u.Set = in.dirtySet | wire.SetMtime | wire.SetCtime
+	u.TruncSeq = in.tseq
+	u.Attr = wire.SetAttr{Size: in.attr.Size, Mtime: in.attr.Mtime, Ctime: in.attr.Ctime, Atime: in.attr.Atime}
+}
+
+// makeUpdate says where we stand on a cap: bits kept, bits wanted, dirty fields if any.
+// A flush draws its tid here and is kept until safe.
+func (c *Client) makeUpdate(in *Inode, wantMax uint64) *wire.CapUpdate {
+	r := &in.cap
+	u := &wire.CapUpdate{Ino: in.ino, CapID: r.id, Seq: r.applied, Mseq: r.mseq, Retained: r.implemented, Wanted: in.wanted(), WantMax: wantMax}
+	r.told = u.Wanted
+	if in.dirty {
+		in.dirtyFields(u)
+		in.dirty, in.dirtySet = false, 0
+		in.flushing++
+		c.lastTid++
+		u.FlushTid = c.lastTid
+		c.kept = append(c.kept, &kept{tid: u.FlushTid, flush: u, in: in})
+	}
+	u.Oldest = c.oldest()
+	return u
+}
+
+// update sends an UPDATE.
+func (c *Client) update(in *Inode, wantMax uint64) {
+	if in.cap.id == 0 {
+		return
+	}
+	u := c.makeUpdate(in, wantMax)
+	if c.state == sessOpen {
+		c.send(0, u)
+	}
+}
+
+// tellWanted sends an UPDATE if the rank's idea of wanted is not ours.
+func (c *Client) tellWanted(in *Inode) {
+	if in.cap.id != 0 && (in.wanted() != in.cap.told || in.dirty) {
+		c.update(in, 0)
+	}
+}
+
+// tickInode flushes what is older than a second and lowers what is no longer wanted.
+func (c *Client) tickInode(in *Inode, now int64) {
+	if c.state != sessOpen {
+		return
+	}
+	if in.dirty && now-in.dirtyAt >= int64(700*time.Millisecond) || !in.dirty && in.cap.id != 0 && in.wanted() != in.cap.told {
+		c.update(in, 0)
+	}
+	if !in.dirty && in.opens == (opens{}) && in.cap.told == 0 {
+		delete(c.dirty, in)
+		c.maybeIdle(in)
+	}
+}
+
+// need waits until all bits of b are issued and usable. It drops no reference: callers take
+// theirs after it returns, under the same lock. folio: the caller may own a kernel folio
+// that a revoke's invalidation waits for, so the revoke must know of it.
+func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) error {
+	asked := uint32(0)
+	first := true
+	for {
+		if f != nil && f.gen < in.lostGen {
+			return ErrLost
+		}
+		if in.cap.issued.Has(b) && c.usable() {
+			return nil
+		}
+		if in.cap.id == 0 && c.state == sessOpen {
+			// No cap at all, after an eviction: open again.
+			cl, err := c.do(k, &wire.Request{Op: wire.OpOpen, Ino: in.ino, Want: b | in.wanted()})
+			c.doneWith(cl)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		in.parked++
+		if folio {
+			in.changed.wake() // a revoke may be waiting for our folio
+		}
+		ev := in.changed.wait()
+		if c.state == sessOpen && c.usable() && (first || asked != in.cap.seq) && !in.cap.job {
+			first, asked = false, in.cap.seq
+			if f != nil {
+				in.lastWr = boottime()
+			}
+			c.dirty[in] = struct{}{}
+			c.update(in, 0)
+		}
+		err := c.await(k, ev)
+		in.parked--
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// voidShared forgets what may be taken back in silence: everything but w, x, b. Pages of
+// the kernel are then of unknown age.
+func (in *Inode) voidShared(stale bool) {
+	if stale {
+		in.cap.issued &= caps.AnyWrite | caps.Pin
+		in.cap.implemented &= caps.AnyWrite | caps.Pin
+		in.cap.pending &= caps.AnyWrite | caps.Pin
+		in.fresh = 0
+	}
+	if in.pages {
+		in.oldPages = true
+	}
+	if in.dir != nil {
+		in.dir.gen++
+		in.dir.listing = nil
+		in.dir.complete = false
+		for _, d := range in.dir.names {
+			d.lease = 0
+		}
+	}
+}

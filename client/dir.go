@@ -1,0 +1,286 @@
+package client
+
+import (
+	"sort"
+	"strings"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// listing is where an open directory stands: the rows fetched last and a count of what was
+// seen since offset 0, to know in the end whether it was everything.
+type listing struct {
+	rows []wire.DirEntry
+	from uint64 // cookie the rows come after
+	end  bool   // nothing follows them
+
+	all  []wire.DirEntry // since 0, while gen and own stand still
+	next uint64          // cookie after the last of all
+	gen  uint64
+	own  uint64
+	good bool
+}
+
+// Cookies of the first two rows, which no rank knows of.
+const (
+	cookieDot    = 1
+	cookieDotDot = 2
+	chunk        = 1024
+)
+
+// DirEntry is a row for the kernel. Known: Attr can be shown with it.
+type DirEntry struct {
+	Name   string
+	Ino    wire.Ino
+	Mode   uint32 // type bits
+	Cookie uint64
+	known  bool
+}
+
+// Readdir calls emit for rows after cookie, in order, until it returns false or the
+// directory ends. It is called without the lock.
+func (c *Client) Readdir(k *Caller, f *File, cookie uint64, emit func(*DirEntry) bool) error {
+	in := f.in
+	e := DirEntry{Ino: in.ino, Mode: 0040000}
+	if cookie < cookieDot {
+		e.Name, e.Cookie = ".", cookieDot
+		if !emit(&e) {
+			return nil
+		}
+		cookie = cookieDot
+	}
+	if cookie < cookieDotDot {
+		e.Name, e.Cookie = "..", cookieDotDot
+		c.mu.Lock()
+		if in.parent != 0 && in != c.root {
+			e.Ino = in.parent
+		}
+		c.mu.Unlock()
+		if !emit(&e) {
+			return nil
+		}
+		cookie = cookieDotDot
+	}
+	for {
+		rows, end, err := c.rows(k, f, cookie)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			r := &rows[i]
+			e = DirEntry{Name: r.Name, Ino: r.Ino, Mode: r.Mode, Cookie: r.Cookie}
+			if !emit(&e) {
+				return nil
+			}
+			cookie = r.Cookie
+		}
+		if end {
+			return nil
+		}
+	}
+}
+
+// rows returns some rows after cookie; end: nothing follows them.
+func (c *Client) rows(k *Caller, f *File, cookie uint64) ([]wire.DirEntry, bool, error) {
+	in, cur := f.in, &f.cur
+	c.mu.Lock()
+	defer c.unlockFlush()
+	after := func(rows []wire.DirEntry) []wire.DirEntry {
+		return rows[sort.Search(len(rows), func(i int) bool { return rows[i].Cookie > cookie }):]
+	}
+	if all, right := c.mayList(in); right != NoRight {
+		return after(all), true, nil
+	}
+	if cookie > cookieDotDot && cookie >= cur.from && len(cur.rows) > 0 {
+		// The rest of the chunk that the kernel's last buffer had no room for. Rows may be
+		// gone by now; a listing in progress may show them (T7).
+		if rest := after(cur.rows); len(rest) > 0 || cur.end {
+			return rest, cur.end, nil
+		}
+	}
+	at := cookie
+	if at <= cookieDotDot {
+		at = 0
+	}
+	cl, err := c.do(k, &wire.Request{Op: wire.OpReaddir, Ino: in.ino, Cookie: at, Max: chunk})
+	if err != nil {
+		return nil, false, err
+	}
+	m := cl.reply
+	*cur = listing{rows: m.Entries, from: at, end: m.End, all: cur.all, next: cur.next, gen: cur.gen, own: cur.own, good: cur.good}
+	d := in.dirState()
+	fs := in.cap.issued.Has(caps.FileShared)
+	if at == 0 {
+		cur.good, cur.gen, cur.own, cur.all, cur.next = fs, d.gen, d.own, nil, 0
+	}
+	if cur.good = cur.good && fs && d.gen == cur.gen && d.own == cur.own && at == cur.next; cur.good {
+		cur.all = append(cur.all, m.Entries...)
+		if n := len(m.Entries); n > 0 {
+			cur.next = m.Entries[n-1].Cookie
+		}
+		if m.End {
+			c.learnAll(in, cur.all)
+			cur.all, cur.good = nil, false
+		}
+	} else {
+		cur.all = nil
+	}
+	return m.Entries, m.End || len(m.Entries) == 0, nil
+}
+
+// learnAll makes a listing that was made under Fs from start to end the truth.
+func (c *Client) learnAll(in *Inode, all []wire.DirEntry) {
+	d := in.dir
+	if len(all) > maxNames {
+		return
+	}
+	d.complete = true
+	d.listing = make([]wire.DirEntry, len(all))
+	for i := range all {
+		r := &all[i]
+		d.listing[i] = wire.DirEntry{Name: r.Name, Ino: r.Ino, Mode: r.Mode, Cookie: r.Cookie}
+		e := d.names[r.Name]
+		if e == nil {
+			e = &dentry{}
+			d.names[r.Name] = e
+		}
+		e.ino, e.gen, e.lease = r.Ino, d.gen, 0
+	}
+}
+
+// learnListing takes in the rows of a reply: names, and the inodes that came with them.
+func (c *Client) learnListing(dir *Inode, m *wire.Reply, sent int64) {
+	for i := range m.Entries {
+		r := &m.Entries[i]
+		if r.Stat != nil {
+			in := c.applyStat(r.Stat)
+			if in.cap.id == 0 && in.refs == 0 && in.nlookup == 0 {
+				delete(c.inodes, in.ino)
+			} else {
+				c.maybeIdle(in)
+			}
+			r.Stat = nil
+		}
+		c.learn(dir, r.Name, r.Ino, r.Lease, sent)
+	}
+}
+
+// EntryFor is what READDIRPLUS shows with a row: only what the cache has, and a reference of
+// the kernel when it does. ok false: the kernel has to look it up itself.
+func (c *Client) EntryFor(e *DirEntry) (Entry, bool) {
+	if e.Cookie <= cookieDotDot {
+		return Entry{}, false
+	}
+	c.mu.Lock()
+	defer c.unlockFlush()
+	in := c.inodes[e.Ino]
+	if in == nil || in.cap.id == 0 || in.ever&statMask != statMask || c.mayAttr(in, statMask) == NoRight {
+		return Entry{}, false
+	}
+	c.idle.remove(in)
+	in.nlookup++
+	return Entry{Ino: in.ino, Attr: c.attrOf(in)}, true
+}
+
+// Readlink returns a symlink's target, which never changes.
+func (c *Client) Readlink(k *Caller, ino wire.Ino) (string, error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	in, err := c.byIno(ino)
+	if err != nil {
+		return "", err
+	}
+	if in.target == "" {
+		c.ref(in)
+		defer c.unref(in)
+		if err := c.fetch(k, in, wire.MaskAuth); err != nil {
+			return "", err
+		}
+	}
+	return in.target, nil
+}
+
+// Xattrs returns all xattrs of ino, from the cache under Xs.
+func (c *Client) xattrsOf(k *Caller, ino wire.Ino) ([]wire.KV, error) {
+	in, err := c.byIno(ino)
+	if err != nil {
+		return nil, err
+	}
+	if c.mayAttr(in, wire.MaskXattr) != NoRight {
+		return in.xattrs, nil
+	}
+	c.ref(in)
+	defer c.unref(in)
+	cl, err := c.do(k, &wire.Request{Op: wire.OpGetxattrs, Ino: ino, Mask: wire.MaskXattr})
+	defer c.doneWith(cl)
+	if err != nil {
+		return nil, err
+	}
+	if cl.reply.Target == nil {
+		return nil, eIO
+	}
+	return cl.reply.Target.Xattrs, nil
+}
+
+// Getxattr returns one xattr; ENODATA when there is none.
+func (c *Client) Getxattr(k *Caller, ino wire.Ino, name string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	all, err := c.xattrsOf(k, ino)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Key == name {
+			return all[i].Val, nil
+		}
+	}
+	return nil, eNODATA
+}
+
+// Listxattr returns the names, each with a NUL behind it. ACLs are listed by the kernel.
+func (c *Client) Listxattr(k *Caller, ino wire.Ino) ([]byte, error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	all, err := c.xattrsOf(k, ino)
+	if err != nil {
+		return nil, err
+	}
+	var sb strings.Builder
+	for i := range all {
+		sb.WriteString(all[i].Key)
+		sb.WriteByte(0)
+	}
+	return []byte(sb.String()), nil
+}
+
+// Setxattr sets one; flags are XATTR_CREATE and XATTR_REPLACE.
+func (c *Client) Setxattr(k *Caller, ino wire.Ino, name string, val []byte, flags uint32) error {
+	if len(name) > wire.MaxXattrName {
+		return errNameTooLong
+	}
+	return c.xattrOp(k, &wire.Request{Op: wire.OpSetxattr, Ino: ino, Xname: name, Xval: append([]byte{}, val...), OpenFlags: flags})
+}
+
+// Removexattr removes one.
+func (c *Client) Removexattr(k *Caller, ino wire.Ino, name string) error {
+	return c.xattrOp(k, &wire.Request{Op: wire.OpRmxattr, Ino: ino, Xname: name})
+}
+
+func (c *Client) xattrOp(k *Caller, r *wire.Request) error {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	in, err := c.byIno(r.Ino)
+	if err != nil {
+		return err
+	}
+	c.ref(in)
+	defer c.unref(in)
+	cl, err := c.do(k, r)
+	if err == nil && (cl.reply.Target == nil || !cl.reply.Target.HasXattrs) {
+		in.fresh &^= wire.MaskXattr | wire.MaskAuth
+	}
+	c.doneWith(cl)
+	return err
+}

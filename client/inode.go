@@ -1,0 +1,290 @@
+package client
+
+import (
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Inode is one file, directory or other thing as this client knows it. All fields are
+// guarded by Client.mu.
+type Inode struct {
+	c   *Client
+	ino wire.Ino
+
+	attr   wire.Attr
+	fresh  wire.AttrMask // groups that are current while the bit behind them is issued
+	ever   wire.AttrMask // groups that were ever known
+	target string        // symlink
+	pool   uint32
+	osize  uint64 // bytes per object
+	tseq   uint32 // truncations seen
+	xattrs []wire.KV
+	hasACL bool
+
+	parent wire.Ino // how it was reached last: a hint for a new rank
+	name   string
+
+	nlookup   uint64 // references of the kernel
+	known     bool   // the kernel has named it in a request: an invalidation will find it
+	attrUntil int64  // the kernel may trust attributes until then
+	pages     bool   // the kernel may have pages
+	oldPages  bool   // … which may be older than what is true now
+	refs      int    // ours: open files, calls on their way
+	idleNext  *Inode
+	idlePrev  *Inode
+
+	changed event // caps, in-flight counts, flushing
+	cap     capRec
+	opens   opens
+	nrd     int // reads under Fr in flight
+	nwr     int // writes under Fw in flight
+	append  bool
+	parked  int // WRITEs waiting for bits not issued; they may own folios
+	cutting int // our own SETATTR(size) is at the rank
+
+	lastRd, lastWr int64
+	dirty          bool
+	dirtySet       wire.SetMask
+	dirtyAt        int64
+	flushing       int
+	lostGen        uint64 // session generation that lost data or locks of it
+
+	blocks    uint64 // st_blocks of a sparse file, summed over its objects
+	blocksFor uint64 // … as of this change count; 0: not known
+	writes    uint64 // counts changes of the content, from 1
+	told      told   // what the kernel was shown last
+
+	locks []wire.FileLock // granted
+
+	dir *dirState
+}
+
+// opens counts open files by what they need.
+type opens struct{ rd, wr, rw, app int }
+
+func (c *Client) inodeFor(i wire.Ino) *Inode {
+	in := c.inodes[i]
+	if in == nil {
+		in = &Inode{c: c, ino: i, writes: 1}
+		c.inodes[i] = in
+	}
+	return in
+}
+
+func (in *Inode) isDir() bool { return in.attr.Mode&0170000 == 0040000 }
+func (in *Inode) isReg() bool { return in.attr.Mode&0170000 == 0100000 }
+
+func (c *Client) ref(in *Inode) {
+	in.refs++
+	c.idle.remove(in)
+}
+
+func (c *Client) unref(in *Inode) {
+	in.refs--
+	c.maybeIdle(in)
+}
+
+// maybeIdle lets go of an inode that nobody uses: at once when its last name is gone, so
+// that the rank can purge it, else when newer idle ones push it out.
+func (c *Client) maybeIdle(in *Inode) {
+	if in.refs > 0 || in.nlookup > 0 || in.dirty || in.flushing > 0 || in.cap.job || in == c.root || c.inodes[in.ino] != in {
+		return
+	}
+	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 || in.cap.id == 0 {
+		c.drop(in)
+		return
+	}
+	c.idle.push(in)
+	for c.idle.n > c.cfg.MaxIdle {
+		c.drop(c.idle.first())
+	}
+}
+
+// drop forgets an inode and queues the release of its cap.
+func (c *Client) drop(in *Inode) {
+	c.idle.remove(in)
+	delete(c.inodes, in.ino)
+	delete(c.dirty, in)
+	if in.cap.id != 0 {
+		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
+		in.cap = capRec{}
+		if len(c.releases) >= 64 || in.attr.Nlink == 0 {
+			c.sendReleases()
+		}
+	}
+}
+
+func (c *Client) sendReleases() {
+	if len(c.releases) == 0 || c.state != sessOpen {
+		return
+	}
+	c.send(0, &wire.CapRelease{Caps: c.releases})
+	c.releases = nil
+}
+
+// Forget takes back n references of the kernel.
+func (c *Client) Forget(ino wire.Ino, n uint64) {
+	c.mu.Lock()
+	if in := c.inodes[ino]; in != nil {
+		in.nlookup -= min(n, in.nlookup)
+		if in.nlookup == 0 {
+			in.known, in.attrUntil, in.pages, in.oldPages = false, 0, false, false
+			c.maybeIdle(in)
+		}
+	}
+	c.unlockFlush()
+}
+
+// onRecall trims idle inodes to what the rank would like, and asks the kernel for more.
+func (c *Client) onRecall(m *wire.Recall) {
+	n := 0
+	for _, in := range c.inodes {
+		if in.cap.id != 0 {
+			n++
+		}
+	}
+	for n > int(m.Max) && c.idle.n > 0 {
+		c.drop(c.idle.first())
+		n--
+	}
+	if n <= int(m.Max) || c.notifier == nil {
+		return
+	}
+	var inos []wire.Ino
+	for _, in := range c.inodes {
+		if n <= int(m.Max) {
+			break
+		}
+		if in.refs == 0 && in.nlookup > 0 && in != c.root && !in.isDir() {
+			inos = append(inos, in.ino)
+			n--
+		}
+	}
+	c.prune(inos...)
+}
+
+// prune asks the kernel to forget inodes that nobody has open.
+func (c *Client) prune(inos ...wire.Ino) {
+	if nt := c.notifier; nt != nil && len(inos) > 0 {
+		go func() {
+			for _, i := range inos {
+				nt.Prune(i)
+			}
+		}()
+	}
+}
+
+// applyStat takes in what a message shows of an inode.
+func (c *Client) applyStat(st *wire.InodeStat) *Inode {
+	in := c.inodeFor(st.Ino)
+	had := in.cap.issued
+	in.applyAttr(st)
+	if st.Cap != nil {
+		c.applyCap(in, st.Cap, false, false)
+	}
+	in.settleFresh(had, st.Valid)
+	return in
+}
+
+// applyAttr merges attributes: what we changed and have not handed in is newer than what
+// the rank says; a truncation it tells of is newer than our size.
+func (in *Inode) applyAttr(st *wire.InodeStat) {
+	a, m := &in.attr, &st.Attr
+	if t := m.Mode & 0170000; t != 0 {
+		a.Mode = a.Mode&07777 | t
+	}
+	if in.ever == 0 {
+		a.Rdev, a.Btime = m.Rdev, m.Btime
+		in.target, in.pool, in.osize = st.Target, st.Pool, uint64(st.ObjectSize)
+	}
+	if st.Pool != 0 {
+		in.pool = st.Pool
+	}
+	if st.ObjectSize != 0 {
+		in.osize = uint64(st.ObjectSize)
+	}
+	if st.Valid&wire.MaskAuth != 0 {
+		a.Mode, a.UID, a.GID, a.Btime, a.Rdev = m.Mode, m.UID, m.GID, m.Btime, m.Rdev
+		in.hasACL = st.HasACL
+	}
+	if st.Valid&wire.MaskLink != 0 {
+		a.Nlink = m.Nlink
+	}
+	if st.HasXattrs {
+		in.xattrs, in.hasACL = st.Xattrs, st.HasACL
+	}
+	if st.Valid&wire.MaskFile != 0 {
+		in.applyFile(st)
+	}
+	a.Ctime = wire.MaxTime(a.Ctime, m.Ctime)
+	a.Change = max(a.Change, m.Change)
+	in.ever |= st.Valid
+}
+
+func (in *Inode) applyFile(st *wire.InodeStat) {
+	a, m := &in.attr, &st.Attr
+	ours := in.dirty || in.flushing > 0 || in.nwr > 0 // our size and times may be newer
+	switch {
+	case st.TruncSeq > in.tseq:
+		in.tseq = st.TruncSeq
+		if a.Size != m.Size {
+			in.writes++
+		}
+		a.Size = m.Size
+	case st.TruncSeq < in.tseq:
+		return // queued before a truncation that we know of
+	case ours:
+		a.Size = max(a.Size, m.Size)
+	default:
+		if a.Size != m.Size {
+			in.writes++
+		}
+		a.Size = m.Size
+	}
+	a.Sparse = a.Sparse && ours || m.Sparse
+	a.Atime = m.Atime
+	if ours {
+		a.Mtime = wire.MaxTime(a.Mtime, m.Mtime)
+	} else {
+		a.Mtime = m.Mtime
+	}
+}
+
+// settleFresh keeps fresh true: a group is fresh when its bit was there before and nothing
+// says otherwise, or when its value came with this message.
+func (in *Inode) settleFresh(had caps.Bits, valid wire.AttrMask) {
+	for _, g := range groups {
+		if valid&g.mask != 0 {
+			in.fresh |= g.mask
+		} else if had&(g.shared|g.excl) == 0 {
+			in.fresh &^= g.mask
+		}
+	}
+}
+
+// idleList is the inodes nobody uses, the one that has been idle longest first.
+type idleList struct {
+	head Inode
+	n    int
+}
+
+func (l *idleList) init() { l.head.idleNext, l.head.idlePrev = &l.head, &l.head }
+
+func (l *idleList) push(in *Inode) {
+	l.remove(in)
+	p := l.head.idlePrev
+	p.idleNext, in.idlePrev = in, p
+	in.idleNext, l.head.idlePrev = &l.head, in
+	l.n++
+}
+
+func (l *idleList) remove(in *Inode) {
+	if in.idleNext == nil {
+		return
+	}
+	in.idlePrev.idleNext, in.idleNext.idlePrev = in.idleNext, in.idlePrev
+	in.idleNext, in.idlePrev = nil, nil
+	l.n--
+}
+
+func (l *idleList) first() *Inode { return l.head.idleNext }

@@ -1,0 +1,369 @@
+package client
+
+import (
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// dirState is what the client knows of a directory's names.
+type dirState struct {
+	gen      uint64 // begins anew whenever Fs comes or goes: names of another gen are not covered by it
+	own      uint64 // counts our own changes of names, so that a listing in progress notices
+	names    map[string]*dentry
+	complete bool            // under Fs, every name is in names
+	listing  []wire.DirEntry // the same with cookies, in their order; nil when not known
+}
+
+// dentry is one name; ino 0: it does not exist.
+type dentry struct {
+	ino   wire.Ino
+	gen   uint64 // covered by Fs while dir.gen is the same
+	lease int64  // boottime until which it is covered by a lease
+}
+
+func (in *Inode) dirState() *dirState {
+	if in.dir == nil {
+		in.dir = &dirState{gen: 1, names: map[string]*dentry{}}
+	}
+	return in.dir
+}
+
+// sweep forgets a name that nothing covers.
+func (d *dirState) sweep(name string, e *dentry) {
+	if e.lease == 0 && e.gen != d.gen {
+		delete(d.names, name)
+	}
+}
+
+const maxNames = 200_000 // of one directory; beyond it those not covered are dropped
+
+// learn notes what a reply said of a name, if something covers it.
+func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sent int64) {
+	if name == "" {
+		return
+	}
+	d := dir.dirState()
+	e := d.names[name]
+	fs := dir.cap.issued&caps.FileShared != 0
+	if !fs && l == nil {
+		if e != nil {
+			delete(d.names, name)
+		}
+		return
+	}
+	if e == nil {
+		if len(d.names) >= maxNames && !d.complete {
+			clear(d.names)
+		}
+		e = &dentry{}
+		d.names[name] = e
+	}
+	e.ino, e.gen, e.lease = ino, 0, 0
+	if fs {
+		e.gen = d.gen
+	}
+	if l != nil {
+		e.lease = sent // counted from when the request that earned it was sent (4.12)
+	}
+	if ino != 0 {
+		if in := c.inodes[ino]; in != nil {
+			in.parent, in.name = dir.ino, name
+		}
+	}
+}
+
+// changedName notes our own change of a name: kept under Fs as known to be so, and the
+// listing with its cookies is void.
+func (c *Client) changedName(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sent int64) {
+	d := dir.dirState()
+	d.own++
+	d.listing = nil
+	c.learn(dir, name, ino, l, sent)
+	// The directory's size and times moved at the rank; ours are not current unless told.
+	dir.fresh &^= wire.MaskFile
+}
+
+// applyReply takes in everything a reply shows, in the order of the session.
+func (c *Client) applyReply(cl *call) {
+	m, r := cl.reply, cl.req
+	var dir *Inode
+	if m.Dir != nil {
+		dir = c.applyStat(m.Dir)
+	}
+	if m.Target != nil {
+		cl.in = c.applyStat(m.Target)
+		c.ref(cl.in)
+	}
+	switch r.Op {
+	case wire.OpLookup, wire.OpCreate, wire.OpMkdir, wire.OpMknod, wire.OpSymlink, wire.OpLink, wire.OpUnlink, wire.OpRmdir, wire.OpRename:
+	case wire.OpOpen:
+		if m.Errno == 0 && cl.in != nil {
+			cl.in.cap.told |= r.Want
+		}
+		return
+	case wire.OpReaddir:
+		if d := c.inodes[r.Ino]; d != nil && m.Errno == 0 {
+			c.learnListing(d, m, cl.sent)
+		}
+		return
+	default:
+		return
+	}
+	if dir == nil || dir.ino != r.Ino {
+		if dir = c.inodes[r.Ino]; dir == nil {
+			return
+		}
+	}
+	had := m.Dir != nil && m.Dir.Ino == dir.ino && m.Dir.Valid&wire.MaskFile != 0
+	switch {
+	case r.Op == wire.OpLookup:
+		if m.Errno == 0 && cl.in != nil {
+			c.learn(dir, r.Name, cl.in.ino, m.Lease, cl.sent)
+		} else if m.Errno == uint32(eNOENT) {
+			c.learn(dir, r.Name, 0, m.Lease, cl.sent)
+		}
+		return
+	case m.Errno != 0:
+		return
+	case r.Op == wire.OpUnlink || r.Op == wire.OpRmdir:
+		c.changedName(dir, r.Name, 0, m.Lease, cl.sent)
+		if cl.in == nil {
+			break
+		}
+		if r.Op == wire.OpRmdir {
+			cl.in.attr.Nlink = 0
+		}
+	case r.Op == wire.OpRename:
+		c.renamed(dir, r)
+	case cl.in != nil:
+		c.changedName(dir, r.Name, cl.in.ino, m.Lease, cl.sent)
+		if r.Op == wire.OpCreate {
+			cl.in.cap.told |= r.Want
+		}
+		if r.Op == wire.OpMkdir && cl.in.cap.issued&caps.FileShared != 0 {
+			// Nobody else can have put a name there before we were told of it.
+			d := cl.in.dirState()
+			d.complete, d.listing = true, []wire.DirEntry{}
+		}
+	}
+	if had {
+		dir.fresh |= wire.MaskFile
+	}
+}
+
+// renamed moves what is known of two names. The reply does not say what they lead to now,
+// so without knowing it before, both are forgotten.
+func (c *Client) renamed(dir *Inode, r *wire.Request) {
+	nd := c.inodes[r.NewDir]
+	if nd == nil {
+		nd = dir
+	}
+	from, known := c.cover(dir, r.Name)
+	to, knownTo := c.cover(nd, r.NewName)
+	c.changedName(dir, r.Name, 0, nil, 0)
+	c.changedName(nd, r.NewName, 0, nil, 0)
+	set := func(d *Inode, name string, ino wire.Ino, ok bool) {
+		if e := d.dirState().names[name]; e != nil {
+			if e.ino = ino; !ok {
+				delete(d.dir.names, name)
+				d.dir.complete = false // absent from names must mean absent
+			} else if in := c.inodes[ino]; in != nil {
+				in.parent, in.name = d.ino, name
+			}
+		}
+	}
+	set(nd, r.NewName, from, known && from != 0)
+	if r.RenameFlags&wire.RenameExchange != 0 {
+		set(dir, r.Name, to, knownTo && to != 0)
+	}
+}
+
+// cover is mayName without the clock: what we believe of a name.
+func (c *Client) cover(dir *Inode, name string) (wire.Ino, bool) {
+	if d := dir.dir; d != nil {
+		if e := d.names[name]; e != nil && (e.gen == d.gen && dir.cap.issued&caps.FileShared != 0 || e.lease > boottime()) {
+			return e.ino, true
+		}
+	}
+	return 0, false
+}
+
+// doneWith drops the reference that a call's reply holds for its waiter.
+func (c *Client) doneWith(cl *call) {
+	if cl != nil && cl.in != nil {
+		c.unref(cl.in)
+		cl.in = nil
+	}
+}
+
+// Entry is what a name operation tells the kernel. The kernel has one more reference on Ino
+// for it. Entry timeouts are always 0 (B2).
+type Entry struct {
+	Ino  wire.Ino
+	Attr Attr
+}
+
+// dirFor finds a directory (or any inode) the kernel names.
+func (c *Client) byIno(ino wire.Ino) (*Inode, error) {
+	in := c.inodes[ino]
+	if in == nil {
+		return nil, eSTALE
+	}
+	in.known = true
+	return in, nil
+}
+
+// Lookup finds name in dir.
+func (c *Client) Lookup(k *Caller, dir wire.Ino, name string) (e Entry, err error) {
+	if len(name) > wire.MaxName {
+		return e, errNameTooLong
+	}
+	c.mu.Lock()
+	defer c.unlockFlush()
+	d, err := c.byIno(dir)
+	if err != nil {
+		return e, err
+	}
+	if ino, right := c.mayName(d, name); right != NoRight {
+		if ino == 0 {
+			return e, eNOENT
+		}
+		if in := c.inodes[ino]; in != nil && in.cap.id != 0 {
+			return c.entry(k, in)
+		}
+	}
+	c.ref(d)
+	defer c.unref(d)
+	cl, err := c.do(k, &wire.Request{Op: wire.OpLookup, Ino: dir, Name: name})
+	defer c.doneWith(cl)
+	if err != nil {
+		return e, err
+	}
+	if cl.in == nil {
+		return e, eIO
+	}
+	return c.entry(k, cl.in)
+}
+
+// entry counts the kernel's reference and fills what it wants to know. Attributes never
+// known must be asked for: a size of 0 would cut the kernel's pages.
+func (c *Client) entry(k *Caller, in *Inode) (Entry, error) {
+	c.ref(in)
+	defer c.unref(in)
+	const all = wire.MaskAuth | wire.MaskLink | wire.MaskFile
+	if in.ever&all != all {
+		if err := c.fetch(k, in, all); err != nil {
+			return Entry{}, err
+		}
+	}
+	in.nlookup++
+	return Entry{Ino: in.ino, Attr: c.attrOf(in)}, nil
+}
+
+// Make describes a new thing for a directory.
+type Make struct {
+	Mode   uint32 // with type bits
+	Umask  uint32
+	Rdev   uint32
+	Target string // symlink
+}
+
+// Mknod makes whatever Mode says: directory, symlink, file without opening it, device.
+func (c *Client) Mknod(k *Caller, dir wire.Ino, name string, mk Make) (e Entry, err error) {
+	if len(name) > wire.MaxName {
+		return e, errNameTooLong
+	}
+	if len(mk.Target) > wire.MaxSymlink {
+		return e, errNameTooLong
+	}
+	r := &wire.Request{Op: wire.OpMknod, Ino: dir, Name: name, Mode: mk.Mode, Umask: mk.Umask, Rdev: mk.Rdev}
+	switch mk.Mode & 0170000 {
+	case 0040000:
+		r.Op = wire.OpMkdir
+	case 0120000:
+		r.Op, r.Target = wire.OpSymlink, mk.Target
+	}
+	return c.nameOp(k, r, true)
+}
+
+// Link gives other one more name.
+func (c *Client) Link(k *Caller, other, dir wire.Ino, name string) (Entry, error) {
+	if len(name) > wire.MaxName {
+		return Entry{}, errNameTooLong
+	}
+	return c.nameOp(k, &wire.Request{Op: wire.OpLink, Ino: dir, Name: name, Other: other}, true)
+}
+
+// Unlink removes a name of anything but a directory.
+func (c *Client) Unlink(k *Caller, dir wire.Ino, name string) error {
+	_, err := c.nameOp(k, &wire.Request{Op: wire.OpUnlink, Ino: dir, Name: name}, false)
+	return err
+}
+
+// Rmdir removes an empty directory.
+func (c *Client) Rmdir(k *Caller, dir wire.Ino, name string) error {
+	_, err := c.nameOp(k, &wire.Request{Op: wire.OpRmdir, Ino: dir, Name: name}, false)
+	return err
+}
+
+// Rename moves a name; flags are those of wire.
+func (c *Client) Rename(k *Caller, dir wire.Ino, name string, ndir wire.Ino, nname string, flags uint32) error {
+	if len(nname) > wire.MaxName {
+		return errNameTooLong
+	}
+	_, err := c.nameOp(k, &wire.Request{Op: wire.OpRename, Ino: dir, Name: name, NewDir: ndir, NewName: nname, RenameFlags: flags}, false)
+	return err
+}
+
+func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err error) {
+	c.mu.Lock()
+	defer c.unlockFlush()
+	d, err := c.byIno(r.Ino)
+	if err != nil {
+		return e, err
+	}
+	c.ref(d)
+	defer c.unref(d)
+	if r.NewDir != 0 && r.NewDir != r.Ino {
+		nd, err := c.byIno(r.NewDir)
+		if err != nil {
+			return e, err
+		}
+		c.ref(nd)
+		defer c.unref(nd)
+	}
+	if r.Op == wire.OpUnlink || r.Op == wire.OpRmdir {
+		c.releaseLink(d, r)
+	}
+	cl, err := c.do(k, r)
+	defer c.doneWith(cl)
+	if err != nil || !entry {
+		return e, err
+	}
+	if cl.in == nil {
+		return e, eIO
+	}
+	return c.entry(k, cl.in)
+}
+
+// releaseLink gives up Ls of what is being unlinked along with the request: the rank need
+// not ask for it.
+func (c *Client) releaseLink(d *Inode, r *wire.Request) {
+	ino, ok := c.cover(d, r.Name)
+	in := c.inodes[ino]
+	if !ok || in == nil || in.cap.id == 0 || in.cap.job || in.dirty || in.cap.implemented&caps.LinkShared == 0 || c.state != sessOpen {
+		return
+	}
+	if in.attrUntil > boottime() {
+		// The kernel trusts its nlink; it lowers that itself when the answer comes, but
+		// another name of the file may be changed by others from now on.
+		if n := c.notifier; n != nil && in.known && in.attr.Nlink > 1 {
+			return
+		}
+	}
+	c.lose(in, caps.LinkShared)
+	in.cap.implemented &^= caps.LinkShared
+	in.cap.issued &^= caps.LinkShared
+	in.cap.pending &^= caps.LinkShared
+	r.Release = append(r.Release, *c.makeUpdate(in, 0))
+}

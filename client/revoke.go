@@ -1,0 +1,165 @@
+package client
+
+import (
+	"time"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// The client's duty on REVOKE (4.5). The order is forced by what the kernel locks: pages are
+// invalidated only when w, b or x goes, and then while WRITEs are still admitted, because
+// the invalidation waits for a folio that a partial WRITE owns (F1, B1). An answer is sent
+// from the completion of the steps, never from their start.
+
+// revoke begins to give up implemented &^ pending. The lock is held.
+func (c *Client) revoke(in *Inode) {
+	r := &in.cap
+	leaving := r.implemented &^ r.pending
+	c.lose(in, leaving)
+	long := !in.isDir() && leaving&writeBits != 0
+	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
+	kernel := c.notifier != nil && in.known && (in.attrUntil > boottime() || long && in.opens.rw > 0)
+	if !drain && !kernel {
+		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
+		return
+	}
+	r.issued &= r.pending | leaving&writeBits
+	r.job = true
+	c.ref(in)
+	go c.runRevoke(in)
+}
+
+// lose ends the trust that rests on bits: attributes, names, pages.
+func (c *Client) lose(in *Inode, leaving caps.Bits) {
+	for _, g := range groups {
+		if leaving&(g.shared|g.excl) != 0 {
+			in.fresh &^= g.mask
+		}
+	}
+	if leaving&caps.FileShared != 0 && in.dir != nil {
+		in.dir.gen++
+		in.dir.listing, in.dir.complete = nil, false
+	}
+	if leaving&caps.FileCache != 0 && in.pages {
+		in.oldPages = true
+	}
+}
+
+// finishRevoke is step 5: the answer, with the dirty fields in the same message.
+func (c *Client) finishRevoke(in *Inode) {
+	r := &in.cap
+	nlinkUnsure := r.implemented&^r.pending&caps.LinkShared != 0
+	r.issued, r.implemented = r.pending, r.pending
+	r.applied = r.seq
+	r.owed = false
+	if nlinkUnsure && in.refs == 0 && in != c.root {
+		// Somebody links or unlinks it, perhaps for the last time. Nobody here has it open:
+		// let it go, so that its space does not wait for us.
+		if in.nlookup == 0 && !in.dirty && in.flushing == 0 {
+			c.drop(in) // the RELEASE is the answer
+			return
+		}
+		if !in.isDir() {
+			c.prune(in.ino)
+		}
+	}
+	c.update(in, 0)
+}
+
+// runRevoke works a revoke off; further narrowing ones that come meanwhile are taken along.
+func (c *Client) runRevoke(in *Inode) {
+	r := &in.cap
+	c.mu.Lock()
+	for {
+		target := r.pending
+		leaving := r.implemented &^ target
+		c.lose(in, leaving)
+		long := !in.isDir() && leaving&writeBits != 0
+		r.issued &= target | leaving&writeBits
+		n := c.notifier
+		switch {
+		case n == nil || !in.known:
+		case long && in.opens.rw > 0:
+			c.invalidatePages(in, n)
+		case in.attrUntil > boottime():
+			in.attrUntil = 0
+			c.mu.Unlock()
+			n.Attrs(in.ino)
+			c.mu.Lock()
+		}
+		r.issued &= target // step 2: no new use
+		for (long && in.nwr > 0 || leaving&caps.FileRd != 0 && in.nrd > 0) && r.pending == target {
+			ch := in.changed.wait()
+			c.unlockFlush()
+			select {
+			case <-ch:
+			case <-c.closed:
+				return
+			}
+			c.mu.Lock()
+		}
+		if r.pending == target {
+			break
+		}
+	}
+	r.job = false
+	c.finishRevoke(in)
+	in.changed.wake()
+	c.unref(in)
+	c.unlockFlush()
+}
+
+// invalidatePages is step 1: dirty mmap pages come back as WRITE_CACHE, which is served. It
+// is not waited for while a request of this inode that may own a folio waits for the rank:
+// our own SETATTR(size) (B12), or a WRITE whose bits are not there. Reads stay right either
+// way: without s and c the next one asks for attributes first (F9) and finds oldPages.
+func (c *Client) invalidatePages(in *Inode, n Notifier) {
+	in.attrUntil = 0
+	if in.pages {
+		in.oldPages = true
+	}
+	done := make(chan struct{})
+	ino := in.ino
+	go func() {
+		n.Pages(ino)
+		close(done)
+	}()
+	// A page READ waits for nobody and a WRITE is admitted; the bound is against a kernel
+	// that locks more than we know of.
+	limit := time.NewTimer(3 * time.Second)
+	defer limit.Stop()
+	for in.cutting == 0 && in.parked == 0 {
+		ch := in.changed.wait()
+		c.unlockFlush()
+		select {
+		case <-done:
+			c.mu.Lock()
+			return
+		case <-ch:
+			c.mu.Lock()
+		case <-limit.C:
+			c.mu.Lock()
+			c.log.Warn().Stringer("ino", ino).Msg("page invalidation is stuck in the kernel; the revoke goes on without it")
+			return
+		case <-c.closed:
+			c.mu.Lock()
+			return
+		}
+	}
+	c.unlockFlush()
+	n.Attrs(ino)
+	c.mu.Lock()
+}
+
+// onLeaseRevoke gives up one name. The kernel keeps no entries on our word (B2), so there is
+// nothing to wait for.
+func (c *Client) onLeaseRevoke(m *wire.LeaseRevoke) {
+	if in := c.inodes[m.Dir]; in != nil && in.dir != nil {
+		if d := in.dir.names[m.Name]; d != nil {
+			d.lease = 0
+			in.dir.sweep(m.Name, d)
+		}
+	}
+	c.send(0, &wire.LeaseAck{Dir: m.Dir, Name: m.Name, Seq: m.Seq})
+}
