@@ -39,3 +39,7 @@ sim: ## the whole cluster on one thread, from seeds
 diagrams docs: ## pages that come out of tables
 	$(GO) run ./cmd/capstan config --docs > docs/config.md
 	$(GO) test ./locker -run 'Fresh|Docs|Diagram' -rewrite
+
+.PHONY: explore
+explore: ## every state of the larger lock worlds, with counts (about a minute)
+	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -run Explore ./locker

@@ -58,4 +58,6 @@
 // the rows came to rest; it may shrink issued sets at once (a dead session) and call Changed.
 //
 // Start reading at tables.go, then Settle in engine.go.
+//
+//go:generate go test -run TestLocksPageIsFresh -rewrite
 package locker

@@ -26,6 +26,9 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write the real output of scenes into their files")
 
+// Rewriting reports whether -rewrite was given; pages that come out of tables obey it too.
+func Rewriting() bool { return *rewrite }
+
 // Command is one line: a name, plain words, and key=value words. A list is key=(a b c).
 type Command struct {
 	Name string
