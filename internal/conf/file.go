@@ -139,6 +139,15 @@ func (c *Config) Text() string {
 	return b.String()
 }
 
+// All writes every setting with its value.
+func (c *Config) All() string {
+	var b strings.Builder
+	for i := range Knobs {
+		fmt.Fprintf(&b, "%s = %s\n", Knobs[i].Name, Knobs[i].text(c))
+	}
+	return b.String()
+}
+
 // text is the knob's value as TOML.
 func (k *Knob) text(c *Config) string {
 	switch f := k.field(c).(type) {

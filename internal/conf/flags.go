@@ -74,3 +74,12 @@ func (o *Overrides) Given(name string) bool {
 	}
 	return false
 }
+
+// Args are the flags as they were given, for a second process.
+func (o *Overrides) Args() []string {
+	var args []string
+	for _, f := range o.set {
+		args = append(args, "--"+strings.ReplaceAll(f.knob.Name, "_", "-")+"="+f.text)
+	}
+	return args
+}

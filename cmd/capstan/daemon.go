@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/capstan-fs/capstan/internal/cluster"
+	"github.com/capstan-fs/capstan/internal/conf"
+	"github.com/capstan-fs/capstan/msgr"
+)
+
+// serve runs one daemon in the foreground until a signal, or until it ends by itself.
+func serve(ctx context.Context, c *conf.Config, start func(*cluster.Env) (*cluster.Daemon, error)) error {
+	log, err := cluster.Logger(c.LogLevel, os.Stderr)
+	if err != nil {
+		return err
+	}
+	d, err := start(&cluster.Env{Net: msgr.TCP(), Conf: c, Log: log})
+	if err != nil {
+		return err
+	}
+	log.Info().Str("daemon", d.Name).Str("addr", d.Addr).Int("pid", os.Getpid()).Msg("started")
+	cluster.TellParent(d.Addr, nil)
+	select {
+	case <-ctx.Done():
+		log.Info().Str("daemon", d.Name).Msg("stopping")
+		return d.Close()
+	case err := <-d.Failed:
+		_ = d.Close()
+		return fmt.Errorf("%s: %w", d.Name, err)
+	}
+}
+
+func orSetting(flag, setting string) string {
+	if flag != "" {
+		return flag
+	}
+	return setting
+}
+
+func monCmd() *cobra.Command {
+	var f confFlags
+	var name, data, listen string
+	cmd := &cobra.Command{Use: "mon", Short: "Run a monitor in the foreground", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.load()
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
+				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), orSetting(listen, c.MonListen))
+			})
+		}}
+	f.add(cmd, "log_level", "osds", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data")
+	cmd.Flags().StringVar(&name, "name", "a", "its name in the quorum")
+	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mon_data)")
+	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mon_listen)")
+	return cmd
+}
+
+func osdCmd() *cobra.Command {
+	var f confFlags
+	var id int
+	var data, listen string
+	cmd := &cobra.Command{Use: "osd --id N", Short: "Run an object storage daemon in the foreground", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.load()
+			if err != nil {
+				return err
+			}
+			if id < 0 {
+				return fmt.Errorf("--id %d: OSDs are numbered from 0", id)
+			}
+			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
+				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
+			})
+		}}
+	f.add(cmd, "log_level", "osd_size", "osd_grow", "osd_lease", "repl_grace", "osd_heartbeat")
+	cmd.Flags().IntVar(&id, "id", 0, "number of the OSD")
+	_ = cmd.MarkFlagRequired("id")
+	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else osd_data)")
+	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else osd_listen)")
+	return cmd
+}
+
+func mdsCmd() *cobra.Command {
+	var f confFlags
+	var name, data, listen string
+	cmd := &cobra.Command{Use: "mds", Short: "Run a metadata daemon in the foreground", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.load()
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
+				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
+			})
+		}}
+	f.add(cmd, "log_level", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "mds_cache", "object_size")
+	cmd.Flags().StringVar(&name, "name", "a", "its name")
+	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mds_data)")
+	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mds_listen)")
+	return cmd
+}

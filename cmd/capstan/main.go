@@ -1,0 +1,122 @@
+// Command capstan is the whole of Capstan: daemons, mounts and tools, one verb each.
+//
+// The verbs parse flags and hand over to internal/cluster; start there to see how daemons
+// are put together.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/capstan-fs/capstan/internal/cluster"
+	"github.com/capstan-fs/capstan/internal/conf"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := root().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		cluster.TellParent("", err)
+		if !errors.Is(err, context.Canceled) {
+			fmt.Fprintf(os.Stderr, "capstan: %v\n", err)
+		}
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "capstan",
+		Short:         "A shared POSIX volume: many hosts mount one file system and see one truth",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(demoCmd(), devCmd(), monCmd(), osdCmd(), mdsCmd(), mountCmd(), umountCmd(), statusCmd(), configCmd(), versionCmd())
+	return cmd
+}
+
+// confFlags are the flags of every verb that talks to a cluster.
+type confFlags struct {
+	path string
+	over conf.Overrides
+}
+
+func (f *confFlags) add(cmd *cobra.Command, knobs ...string) {
+	cmd.Flags().StringVar(&f.path, "conf", "", "configuration `file` (else $CAPSTAN_CONF, else "+conf.SystemFile+")")
+	f.over.Flags(cmd.Flags(), knobs...)
+}
+
+func (f *confFlags) load() (*conf.Config, error) {
+	c, err := conf.Load(conf.Find(f.path))
+	if err != nil {
+		return nil, err
+	}
+	return c, f.over.Apply(c)
+}
+
+// later refuses a flag of a piece that is not built yet, unless it asks for what there is.
+func later(cmd *cobra.Command, name string, only int, what string) {
+	cmd.Flags().Int(name, only, what+fmt.Sprintf(" (only %d works so far)", only))
+	check := cmd.PreRunE
+	cmd.PreRunE = func(c *cobra.Command, args []string) error {
+		if n, _ := c.Flags().GetInt(name); n != only {
+			return fmt.Errorf("--%s %d: %s are not built yet; only %d works so far", name, n, what, only)
+		}
+		if check != nil {
+			return check(c, args)
+		}
+		return nil
+	}
+}
+
+func versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Say which program this is", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			version, revision, modified := "unreleased", "unknown", ""
+			if bi, ok := debug.ReadBuildInfo(); ok {
+				if bi.Main.Version != "" && bi.Main.Version != "(devel)" {
+					version = bi.Main.Version
+				}
+				for _, s := range bi.Settings {
+					switch {
+					case s.Key == "vcs.revision":
+						revision = s.Value
+					case s.Key == "vcs.modified" && s.Value == "true":
+						modified = ", changed"
+					}
+				}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "capstan %s (revision %s%s), data format %d\n", version, revision, modified, cluster.Format)
+		}}
+}
+
+func configCmd() *cobra.Command {
+	var f confFlags
+	var docs bool
+	cmd := &cobra.Command{Use: "config", Short: "Show the settings in force, or explain all of them", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if docs {
+				fmt.Fprint(cmd.OutOrStdout(), conf.Docs())
+				return nil
+			}
+			c, err := f.load()
+			if err == nil {
+				fmt.Fprint(cmd.OutOrStdout(), c.All())
+			}
+			return err
+		}}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&docs, "docs", false, "print docs/config.md")
+	return cmd
+}

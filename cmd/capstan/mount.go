@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/capstan-fs/capstan/internal/cluster"
+	"github.com/capstan-fs/capstan/internal/conf"
+	"github.com/capstan-fs/capstan/msgr"
+)
+
+// mountLimit bounds how long a mount in the background may take to come up. A cluster that is
+// recovering answers later; then -f shows what it waits for.
+const mountLimit = 60 * time.Second
+
+func mountCmd() *cobra.Command {
+	var f confFlags
+	var options, logFile string
+	var foreground bool
+	cmd := &cobra.Command{Use: "mount MOUNTPOINT", Short: "Mount the volume, in the background", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.load()
+			if err != nil {
+				return err
+			}
+			opt, err := cluster.ParseMountOptions(options)
+			if err != nil {
+				return err
+			}
+			mnt, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			if foreground {
+				return mountHere(cmd.Context(), c, mnt, opt)
+			}
+			// Mistakes that can be seen from here are told without a second process.
+			if err := cluster.CheckMountpoint(mnt); err != nil {
+				return err
+			}
+			if err := cluster.CheckFUSE(); err != nil {
+				return err
+			}
+			path, err := filepath.Abs(conf.Find(f.path))
+			if err != nil {
+				return err
+			}
+			if logFile == "" {
+				logFile = defaultLog(path)
+			}
+			again := []string{"mount", "-f", "--conf", path, "-o", options}
+			again = append(again, f.over.Args()...)
+			_, _, err = cluster.Spawn(logFile, mountLimit, append(again, mnt)...)
+			return err
+		}}
+	f.add(cmd, "log_level", "dirty_expire", "dirty_max", "cache_max")
+	cmd.Flags().StringVarP(&options, "options", "o", "", "mount `options`: ro, allow_other, …")
+	cmd.Flags().BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground")
+	cmd.Flags().StringVar(&logFile, "log", "", "log `file` of a mount in the background (else log/ beside the configuration, if it exists)")
+	return cmd
+}
+
+// defaultLog is a file in the log directory beside a dev cluster's configuration, or nowhere.
+func defaultLog(confPath string) string {
+	dir := filepath.Join(filepath.Dir(confPath), "log")
+	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+		return filepath.Join(dir, "mount-"+strconv.Itoa(os.Getpid())+".log")
+	}
+	return os.DevNull
+}
+
+func mountHere(ctx context.Context, c *conf.Config, mnt string, opt cluster.MountOptions) error {
+	log, err := cluster.Logger(c.LogLevel, os.Stderr)
+	if err != nil {
+		return err
+	}
+	env := &cluster.Env{Net: msgr.TCP(), Conf: c, Log: log}
+	m, err := env.Mount(ctx, mnt, opt)
+	if err != nil {
+		return err
+	}
+	log.Info().Str("mountpoint", mnt).Int("pid", os.Getpid()).Msg("mounted")
+	cluster.TellParent(mnt, nil)
+	select {
+	case <-ctx.Done():
+	case <-m.Done:
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	return m.Unmount(stopCtx)
+}
+
+func umountCmd() *cobra.Command {
+	var lazy bool
+	cmd := &cobra.Command{Use: "umount MOUNTPOINT", Short: "Take a mount away", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return cluster.Unmount(args[0], lazy) }}
+	cmd.Flags().BoolVar(&lazy, "lazy", false, "detach now, end when the last open file is closed")
+	return cmd
+}

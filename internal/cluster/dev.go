@@ -1,0 +1,271 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/capstan-fs/capstan/internal/conf"
+)
+
+// Dev is a cluster of separate processes on this machine, kept in one directory:
+//
+//	D/capstan.conf  D/capstan.meta  D/mon.a/ D/osd.0/ … D/mds.a/  D/log/*.log  D/run/*.json
+type Dev struct {
+	Dir  string
+	Conf *conf.Config
+}
+
+const startLimit = 30 * time.Second
+
+// DevStatus is one row of `capstan dev status`.
+type DevStatus struct {
+	Name  string `json:"name"`
+	Role  string `json:"role"`
+	PID   int    `json:"pid"` // 0: not running
+	Addr  string `json:"addr"`
+	State string `json:"state"` // up, down
+}
+
+// ConfPath is the cluster's configuration file.
+func (d *Dev) ConfPath() string { return filepath.Join(d.Dir, "capstan.conf") }
+
+func (d *Dev) runPath(name string) string { return filepath.Join(d.Dir, "run", name+".json") }
+func (d *Dev) logPath(name string) string { return filepath.Join(d.Dir, "log", name+".log") }
+
+// OpenDev opens an existing dev cluster.
+func OpenDev(dir string) (*Dev, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := ReadMeta(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s holds no cluster: `capstan dev up --dir %s` makes one", dir, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.Role != "dev" {
+		return nil, fmt.Errorf("%s belongs to %s (%s) and is no directory of `capstan dev`", dir, m.Name, m.Role)
+	}
+	d := &Dev{Dir: dir}
+	if d.Conf, err = conf.Load(d.ConfPath()); err != nil {
+		return nil, err
+	}
+	if d.Conf.Cluster.String() != m.Cluster {
+		return nil, fmt.Errorf("%s names cluster %s, but %s belongs to %s: restore one of the two", d.ConfPath(), d.Conf.Cluster, dir, m.Cluster)
+	}
+	return d, nil
+}
+
+// newDev makes the directory and configuration of a cluster.
+func newDev(dir string, over *conf.Overrides) (*Dev, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := conf.Default()
+	if err := over.Apply(c); err != nil {
+		return nil, err
+	}
+	if c.Cluster.IsZero() {
+		c.Cluster = NewClusterID()
+	}
+	c.PoolSize = min(c.PoolSize, c.OSDs)
+	addr, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	c.MonAddrs, c.MonListen = []string{addr}, addr
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := mustBeEmpty(dir); err != nil {
+		return nil, err
+	}
+	d := &Dev{Dir: dir, Conf: c}
+	if err := c.Save(d.ConfPath()); err != nil {
+		return nil, err
+	}
+	return d, writeMeta(dir, Meta{Cluster: c.Cluster.String(), Role: "dev", Name: "dev", Format: Format})
+}
+
+// freePort finds a port for the monitor, which has to keep its address.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// names lists the daemons that belong to the cluster.
+func (d *Dev) names() []string {
+	names := []string{"mon.a"}
+	for i := range d.Conf.OSDs {
+		names = append(names, fmt.Sprintf("osd.%d", i))
+	}
+	return append(names, "mds.a")
+}
+
+// DevUp makes a cluster in dir, or starts the one that is there: every daemon that does not
+// run. Settings of an existing cluster stay as they are in its file.
+func DevUp(ctx context.Context, dir string, over *conf.Overrides) (*Dev, error) {
+	d, err := OpenDev(dir)
+	if _, serr := os.Stat(filepath.Join(dir, MetaFile)); errors.Is(serr, fs.ErrNotExist) {
+		d, err = newDev(dir, over)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if over.Given("osds") {
+		want := conf.Default()
+		if err := over.Apply(want); err != nil {
+			return nil, err
+		}
+		if want.OSDs != d.Conf.OSDs {
+			return nil, fmt.Errorf("%s is a cluster of %d OSDs, not %d: leave --osds away, or choose another directory", d.Dir, d.Conf.OSDs, want.OSDs)
+		}
+	}
+	lock, err := lockDir(d.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	for _, sub := range []string{"log", "run"} {
+		if err := os.MkdirAll(filepath.Join(d.Dir, sub), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	started, err := d.startAll(ctx)
+	if err == nil {
+		err = d.waitProbe(ctx)
+	}
+	if err != nil {
+		// What we started and what does not work is not left running behind an error.
+		return nil, errors.Join(err, d.stopNamed(started))
+	}
+	return d, nil
+}
+
+func (d *Dev) startAll(ctx context.Context) (started []string, err error) {
+	missing := slices.DeleteFunc(d.names(), func(name string) bool {
+		p, err := loadProcess(d.runPath(name))
+		return err == nil && p.Alive()
+	})
+	if len(missing) > 0 && missing[0] == "mon.a" {
+		started = append(started, "mon.a")
+		missing = missing[1:]
+		if err := d.spawn("mon.a"); err != nil {
+			return started, err
+		}
+	}
+	var g errgroup.Group
+	for _, name := range missing {
+		g.Go(func() error { return d.spawn(name) })
+	}
+	return append(started, missing...), g.Wait()
+}
+
+// spawn starts one daemon and writes down who it is.
+func (d *Dev) spawn(name string) error {
+	role, id, _ := strings.Cut(name, ".")
+	args := []string{role, "--conf", d.ConfPath(), "--data", filepath.Join(d.Dir, name)}
+	if role == "osd" {
+		args = append(args, "--id", id)
+	} else {
+		args = append(args, "--name", id)
+	}
+	pid, addr, err := Spawn(d.logPath(name), startLimit, args...)
+	if pid != 0 {
+		p := Process{Name: name, Role: role, PID: pid, Start: startTime(pid), Addr: addr}
+		err = errors.Join(err, p.save(d.runPath(name)))
+	}
+	return err
+}
+
+func (d *Dev) waitProbe(ctx context.Context) error {
+	env, err := ToolEnv(d.Conf)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	if err := env.Probe(ctx); err != nil {
+		return fmt.Errorf("the daemons run, but no file could be written: %w; see %s", err, filepath.Join(d.Dir, "log"))
+	}
+	return nil
+}
+
+// Down stops the processes that Up started, and no others: first the MDS, which still needs
+// the OSDs, then these, then the monitor.
+func (d *Dev) Down() error {
+	lock, err := lockDir(d.Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return d.stopNamed(d.known())
+}
+
+// known lists all that ever ran here, daemons of an edited configuration too.
+func (d *Dev) known() []string {
+	names := d.names()
+	files, _ := filepath.Glob(d.runPath("*"))
+	for _, f := range files {
+		if name := strings.TrimSuffix(filepath.Base(f), ".json"); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (d *Dev) stopNamed(names []string) error {
+	var errs []error
+	for _, role := range []string{"mds", "osd", "mon"} {
+		var ps []Process
+		for _, name := range names {
+			p, err := loadProcess(d.runPath(name))
+			if err == nil && p.Role == role {
+				ps = append(ps, p)
+			}
+		}
+		errs = append(errs, stop(ps, 10*time.Second))
+		for _, p := range ps {
+			if !p.Alive() {
+				_ = os.Remove(d.runPath(p.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Status lists the daemons, sorted by name.
+func (d *Dev) Status() []DevStatus {
+	rows := []DevStatus{}
+	for _, name := range d.known() {
+		role, _, _ := strings.Cut(name, ".")
+		row := DevStatus{Name: name, Role: role, State: "down"}
+		if p, err := loadProcess(d.runPath(name)); err == nil {
+			row.Addr = p.Addr
+			if p.Alive() {
+				row.PID, row.State = p.PID, "up"
+			}
+		}
+		rows = append(rows, row)
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i].Name < rows[j].Name })
+	return rows
+}

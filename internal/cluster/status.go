@@ -1,0 +1,163 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/monc"
+	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Status is what `capstan status` shows: the monitors' view.
+type Status struct {
+	Cluster  string       `json:"cluster"`
+	Health   string       `json:"health"` // ok, or what is wrong
+	OSDEpoch wire.Epoch   `json:"osd_epoch"`
+	FSEpoch  wire.Epoch   `json:"fs_epoch"`
+	OSDs     []OSDStatus  `json:"osds"`
+	Ranks    []RankStatus `json:"ranks"`
+	PGs      PGStatus     `json:"pgs"`
+	Fenced   int          `json:"fenced"` // instances in the blocklist
+}
+
+// OSDStatus is one OSD.
+type OSDStatus struct {
+	Name  string `json:"name"`
+	Up    bool   `json:"up"`
+	In    bool   `json:"in"`
+	Addr  string `json:"addr"`
+	Total uint64 `json:"total"`
+	Used  uint64 `json:"used"`
+}
+
+// RankStatus is one rank.
+type RankStatus struct {
+	Rank  int    `json:"rank"`
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Addr  string `json:"addr"`
+}
+
+// PGStatus counts placement groups. Clean: as many in-sync members as replicas are wanted.
+// Stuck: no primary, or fewer members than writes need.
+type PGStatus struct {
+	Total int `json:"total"`
+	Clean int `json:"clean"`
+	Stuck int `json:"stuck"`
+}
+
+// dialMons connects a tool to the monitors.
+func (e *Env) dialMons(ctx context.Context, self wire.Instance) (*monc.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	m, err := monc.Dial(ctx, monc.Config{Net: e.Net, Addrs: e.Conf.MonAddrs,
+		Self: msgr.Peer{Instance: self, Cluster: e.Conf.Cluster}, Log: e.Log})
+	if err != nil {
+		return nil, fmt.Errorf("no monitor answers at %s: %w", strings.Join(e.Conf.MonAddrs, ", "), err)
+	}
+	return m, nil
+}
+
+// Status asks the monitors.
+func (e *Env) Status(ctx context.Context) (*Status, error) {
+	m, err := e.dialMons(ctx, instance(wire.KindTool, 0))
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return statusOf(m.OSDMap(), m.FSMap()), nil
+}
+
+func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
+	s := &Status{Cluster: om.Cluster.String(), OSDEpoch: om.Epoch, FSEpoch: fm.Epoch, Fenced: len(om.Blocklist),
+		OSDs: []OSDStatus{}, Ranks: []RankStatus{}}
+	down := 0
+	for _, o := range om.OSDs {
+		s.OSDs = append(s.OSDs, OSDStatus{Name: fmt.Sprintf("osd.%d", o.ID), Up: o.Up, In: o.In, Addr: o.Addr, Total: o.Total, Used: o.Used})
+		if !o.Up {
+			down++
+		}
+	}
+	sort.Slice(s.OSDs, func(i, j int) bool { return s.OSDs[i].Name < s.OSDs[j].Name })
+	inactive := 0
+	for r, info := range fm.Ranks {
+		s.Ranks = append(s.Ranks, RankStatus{Rank: int(r), Name: "mds." + strings.TrimPrefix(info.Daemon.Name, "mds."), State: info.State.String(), Addr: info.Daemon.Addr})
+		if info.State != clustermap.RankActive {
+			inactive++
+		}
+	}
+	sort.Slice(s.Ranks, func(i, j int) bool { return s.Ranks[i].Rank < s.Ranks[j].Rank })
+	for id, pg := range om.PGs {
+		pool := om.Pools[id.Pool]
+		s.PGs.Total++
+		if pg.Primary == wire.NoOSD || len(pg.InSync) < pool.MinSize {
+			s.PGs.Stuck++
+		} else if len(pg.InSync) >= pool.Size && !slices.ContainsFunc(pg.InSync, func(m clustermap.Member) bool { return !om.OSDs[m.ID].Up }) {
+			s.PGs.Clean++
+		}
+	}
+	var wrong []string
+	complain := func(n int, what string) {
+		if n > 0 {
+			wrong = append(wrong, fmt.Sprintf("%d %s", n, what))
+		}
+	}
+	complain(down, "OSDs down")
+	complain(inactive, "ranks not active")
+	complain(s.PGs.Stuck, "PGs stuck")
+	complain(s.PGs.Total-s.PGs.Clean-s.PGs.Stuck, "PGs with too few replicas")
+	if len(fm.Ranks) == 0 {
+		wrong = append(wrong, "no rank")
+	}
+	if om.Full {
+		wrong = append(wrong, "an OSD is full: nothing can be written until something is deleted")
+	} else if om.NearFull {
+		wrong = append(wrong, "an OSD is nearly full")
+	}
+	s.Health = "ok"
+	if len(wrong) > 0 {
+		s.Health = strings.Join(wrong, ", ")
+	}
+	return s
+}
+
+// Text is the status for people.
+func (s *Status) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cluster  %s\nhealth   %s\n", s.Cluster, s.Health)
+	for _, r := range s.Ranks {
+		fmt.Fprintf(&b, "rank %d   %s %s at %s\n", r.Rank, r.State, r.Name, r.Addr)
+	}
+	for _, o := range s.OSDs {
+		state := "up"
+		if !o.Up {
+			state = "DOWN"
+		}
+		if !o.In {
+			state += ", out"
+		}
+		fmt.Fprintf(&b, "%-8s %s at %s, %s of %s used\n", o.Name, state, o.Addr, sizeText(o.Used), sizeText(o.Total))
+	}
+	fmt.Fprintf(&b, "pgs      %d, %d clean", s.PGs.Total, s.PGs.Clean)
+	if s.PGs.Stuck > 0 {
+		fmt.Fprintf(&b, ", %d STUCK", s.PGs.Stuck)
+	}
+	fmt.Fprintf(&b, "\nmaps     osd %d, fs %d; %d instances fenced\n", s.OSDEpoch, s.FSEpoch, s.Fenced)
+	return b.String()
+}
+
+func sizeText(n uint64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	x, i := float64(n), 0
+	for x >= 1024 && i < len(units)-1 {
+		x /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.4g %s", x, units[i])
+}
