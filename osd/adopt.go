@@ -250,7 +250,7 @@ func (p *pg) proposeMembers() {
 		p.propose(p.cfg.InSync, learners, "learners are now %v", ids(learners))
 		return
 	}
-	if len(up) >= p.minSize() && len(p.cfg.InSync) > len(up) {
+	if pool := o.m.Pools[p.id.Pool]; len(up) >= pool.Size && len(up) >= pool.MinSize && len(p.cfg.InSync) > len(up) {
 		for _, id := range up {
 			if !slices.ContainsFunc(p.cfg.InSync, func(m clustermap.Member) bool { return m.ID == id }) {
 				return

@@ -205,6 +205,9 @@ func (p *pg) write(q *op) {
 	if h.After == h.Prior {
 		e.muts = nil
 	}
+	if o.cfg.Logged != nil {
+		o.cfg.Logged(p.id, h)
+	}
 	p.appendEntry(e)
 	p.object(h.Object).uncommitted++
 	t := &Txn{Append: []LogRec{{v, rec}}}

@@ -42,6 +42,9 @@ type Config struct {
 	LogKeep     int   // entries of log kept, 256
 	Faults      Fault
 
+	// Logged, when not nil, sees every entry that gets a version here; for checkers.
+	Logged func(pg wire.PGID, h *wire.LogEntry)
+
 	// UpSet says where replicas should be; nil: the map's CRUSH. Sim has its own.
 	UpSet func(*clustermap.OSDMap, wire.PGID) []wire.OSDID
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/osd/server/store/storetest"
+	"github.com/capstan-fs/capstan/wire"
 )
 
 // tight makes a store that checkpoints, waits and turns its ring all the time.
@@ -54,5 +55,7 @@ func TestConformanceOnSimulatedDisk(t *testing.T) {
 }
 
 func TestConformanceOfMemStore(t *testing.T) {
-	t.Skip("until osd.MemStore is committed")
+	storetest.Run(t, func(t *testing.T) (osd.Store, func() osd.Store) {
+		return osd.NewMemStore(wire.UUID{1}).AutoCommit(), nil
+	})
 }

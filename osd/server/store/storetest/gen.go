@@ -138,3 +138,11 @@ func (g *Gen) bytes(n int) []byte {
 	}
 	return b
 }
+
+// Continue makes the generator go on where a store is: its versions are above base.
+func (g *Gen) Continue(st osd.LogState, base uint64) {
+	g.n, g.log = base, nil
+	for _, r := range st.Recs {
+		g.log = append(g.log, r.Version)
+	}
+}

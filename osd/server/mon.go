@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// boot announces this life (R2) and waits for the answer.
+func (d *Daemon) boot(ctx context.Context) error {
+	total, used := d.store.Space()
+	r, err := d.mon.Call(ctx, &wire.OSDBoot{ID: d.cfg.ID, UUID: d.store.UUID(), Instance: d.self.Instance, Addr: d.self.Addr,
+		Host: d.cfg.Host, Total: total, Used: used})
+	if err != nil {
+		return fmt.Errorf("osd.%d: boot: %w", d.cfg.ID, err)
+	}
+	b, ok := r.(*wire.OSDBooted)
+	if !ok {
+		return fmt.Errorf("osd.%d: boot: the monitors answered %v", d.cfg.ID, r.WireType())
+	}
+	if b.Errno != 0 {
+		return fmt.Errorf("osd.%d: the monitors refuse this store (uuid %v): %s", d.cfg.ID, d.store.UUID(), b.Text)
+	}
+	return nil
+}
+
+// boots announces it again whenever a map shows it down.
+func (d *Daemon) boots() {
+	defer d.wg.Done()
+	for {
+		select {
+		case <-d.reboot:
+			if err := d.boot(d.ctx); err != nil && d.ctx.Err() == nil {
+				d.log.Warn().Err(err).Msg("boot")
+			}
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *Daemon) newMap(m *clustermap.OSDMap) {
+	d.enter(func(at int64) {
+		if m.Epoch <= d.m.Epoch {
+			return
+		}
+		d.m = m
+		if o, ok := m.OSD(d.cfg.ID); ok && o.Instance == d.self.Instance && !o.Up {
+			select {
+			case d.reboot <- struct{}{}:
+			default:
+			}
+		}
+		d.core.Step(&osd.Event{Kind: osd.EvMap, Now: at, Map: m})
+	})
+}
+
+// want fetches a newer map; called with mu held.
+func (d *Daemon) want(e wire.Epoch) {
+	if e <= d.wanted || e <= d.m.Epoch {
+		return
+	}
+	d.wanted = e
+	d.wg.Add(1)
+	go func() {
+		defer d.wg.Done()
+		ctx, cancel := context.WithTimeout(d.ctx, 5*time.Second)
+		_, err := d.mon.WaitOSDEpoch(ctx, e)
+		cancel()
+		if err != nil {
+			d.mu.Lock()
+			if d.wanted == e {
+				d.wanted = 0
+			}
+			d.mu.Unlock()
+		}
+	}()
+}
+
+// propose turns the core's wish into the monitors' words; one at a time per PG.
+func (d *Daemon) propose(p osd.Proposal) {
+	cfg, ok := d.m.Config(p.PG)
+	if !ok || cfg.Interval != p.Expected || d.casBusy[p.PG] {
+		return
+	}
+	minus := func(a, b []clustermap.Member) (out []wire.Member) {
+		for _, m := range a {
+			if !slices.Contains(b, m) {
+				out = append(out, wire.Member{ID: m.ID, UUID: m.UUID})
+			}
+		}
+		return out
+	}
+	m := &wire.PGCAS{PG: p.PG, Interval: p.Expected, From: d.cfg.ID, Instance: d.self.Instance, Reason: p.Reason,
+		AddMembers: minus(p.InSync, cfg.InSync), DropMembers: minus(cfg.InSync, p.InSync),
+		AddLearners: minus(p.Learners, cfg.Learners)}
+	for _, l := range minus(cfg.Learners, p.Learners) {
+		if !slices.Contains(m.AddMembers, l) { // it leaves by becoming a member
+			m.DropLearners = append(m.DropLearners, l)
+		}
+	}
+	d.casBusy[p.PG] = true
+	d.wg.Add(1)
+	go func() {
+		defer d.wg.Done()
+		ctx, cancel := context.WithTimeout(d.ctx, 3*time.Second)
+		r, err := d.mon.Call(ctx, m)
+		cancel()
+		if a, ok := r.(*wire.PGCASReply); err == nil && ok && a.Errno != 0 {
+			d.log.Debug().Stringer("pg", p.PG).Str("reason", p.Reason).Str("answer", a.Text).Msg("proposal refused")
+		} else if err == nil && ok {
+			d.log.Info().Stringer("pg", p.PG).Str("reason", p.Reason).Msg("configuration changed")
+		}
+		d.mu.Lock()
+		delete(d.casBusy, p.PG)
+		d.mu.Unlock()
+	}()
+}
+
+func (d *Daemon) reportFailure(id wire.OSDID) {
+	o, ok := d.m.OSD(id)
+	if !ok {
+		return
+	}
+	p := d.peers[id]
+	m := &wire.OSDFailure{Reporter: d.cfg.ID, Target: id, Instance: o.Instance, SilentMs: 4000, Refused: p != nil && p.refused}
+	go d.mon.Send(m)
+}
+
+// sendStats is the sign of life.
+func (d *Daemon) sendStats() {
+	total, used := d.store.Space()
+	m := &wire.OSDStats{ID: d.cfg.ID, Instance: d.self.Instance, Total: total, Used: used}
+	d.mu.Lock()
+	m.Epoch = d.m.Epoch
+	for _, s := range d.core.Query(now()) {
+		if s.Role != "primary" {
+			continue
+		}
+		st := wire.PGStat{Interval: s.Interval, State: "active", Waits: strings.Join(s.Waits, "; "), Missing: uint64(s.Missing)}
+		if _, err := fmt.Sscanf(s.PG, "%d.%x", &st.PG.Pool, &st.PG.Num); err != nil {
+			continue
+		}
+		if !s.Active {
+			st.State = "reconciling"
+		} else if len(s.Waits) > 0 {
+			st.State = "waiting"
+		}
+		m.PGs = append(m.PGs, st)
+	}
+	d.mu.Unlock()
+	d.mon.Send(m)
+}

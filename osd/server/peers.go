@@ -1,0 +1,100 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+const peerQueue = 256 // messages kept while a line is dialed; the core repeats the rest
+
+// peerLine is the way to one life of another OSD. Each side dials its own.
+type peerLine struct {
+	d       *Daemon
+	id      wire.OSDID
+	inst    wire.Instance
+	addr    string
+	conn    *msgr.Conn
+	dialing bool
+	refused bool // its host says that nobody listens
+	queue   []osd.Send
+	retryAt time.Time
+}
+
+// sendPeer is best effort; called with mu held.
+func (d *Daemon) sendPeer(s *osd.Send) {
+	o, ok := d.m.OSD(s.To)
+	if !ok {
+		return
+	}
+	p := d.peers[s.To]
+	if p == nil || p.inst != o.Instance {
+		if p != nil && p.conn != nil {
+			p.conn.Close()
+		}
+		p = &peerLine{d: d, id: s.To, inst: o.Instance, addr: o.Addr}
+		d.peers[s.To] = p
+	}
+	if p.conn != nil {
+		if p.conn.Send(0, s.Msg, s.Data...) == nil {
+			d.touch(p.conn)
+		}
+		return
+	}
+	if len(p.queue) < peerQueue {
+		p.queue = append(p.queue, *s)
+	}
+	if !p.dialing && time.Now().After(p.retryAt) {
+		p.dialing = true
+		d.wg.Add(1)
+		go p.dial()
+	}
+}
+
+func (p *peerLine) dial() {
+	d := p.d
+	defer d.wg.Done()
+	ctx, cancel := context.WithTimeout(d.ctx, 3*time.Second)
+	c, err := msgr.Dial(ctx, d.cfg.Net, p.addr, d.self, p)
+	cancel()
+	if err == nil && c.Peer().Instance != p.inst {
+		c.Close()
+		err = msgr.ErrClosed
+	}
+	d.mu.Lock()
+	p.dialing = false
+	p.refused = err != nil && errors.Is(err, syscall.ECONNREFUSED)
+	if err != nil || d.closed || d.peers[p.id] != p {
+		p.retryAt = time.Now().Add(200 * time.Millisecond)
+		p.queue = nil // older than the next resend by then
+		d.mu.Unlock()
+		if err == nil {
+			c.Close()
+		}
+		return
+	}
+	p.conn = c
+	for i := range p.queue {
+		_ = c.Send(0, p.queue[i].Msg, p.queue[i].Data...)
+	}
+	p.queue = nil
+	d.mu.Unlock()
+	c.Flush()
+}
+
+// Frames implements msgr.Handler: nothing is sent back on this line.
+func (p *peerLine) Frames(*msgr.Conn, []msgr.Frame) {}
+
+// Closed implements msgr.Handler.
+func (p *peerLine) Closed(c *msgr.Conn, _ error) {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	if p.conn == c {
+		p.conn = nil
+	}
+}

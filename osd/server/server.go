@@ -1,0 +1,415 @@
+package server
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/monc"
+	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/osd/server/store"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Config of a daemon.
+type Config struct {
+	Net      msgr.Network
+	Dir      string // of the store; made when missing or empty, with a new uuid (rule R1)
+	ID       wire.OSDID
+	Listen   string // address to listen on
+	Announce string // address that others dial; empty: the listener's
+	MonAddrs []string
+	Cluster  wire.UUID
+	Host     string        // failure domain; empty: its own
+	Store    store.Options // Create, Cluster and Owner are filled in
+	Opened   osd.Store     // instead of Dir: for tests
+	Core     osd.Config    // timings; ID, Instance and Stored are filled in
+	Log      zerolog.Logger
+}
+
+const (
+	tickEvery  = 100 * time.Millisecond
+	statsEvery = time.Second
+)
+
+// Daemon is a running OSD.
+type Daemon struct {
+	cfg   Config
+	self  msgr.Peer
+	store osd.Store
+	mon   *monc.Client
+	srv   *msgr.Server
+	log   zerolog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex // the core's lock
+	core     *osd.OSD
+	m        *clustermap.OSDMap
+	nextConn osd.ConnID
+	conns    map[osd.ConnID]*msgr.Conn
+	peers    map[wire.OSDID]*peerLine
+	touched  []*msgr.Conn // to be flushed when mu is free
+	wanted   wire.Epoch
+	casBusy  map[wire.PGID]bool
+	closed   bool
+	failed   error
+
+	doneMu sync.Mutex // transactions that became durable
+	done   []stored
+	kick   chan struct{}
+	reboot chan struct{}
+}
+
+type stored struct {
+	pg  wire.PGID
+	seq uint64
+	err error
+}
+
+// now is the OSD's clock: it runs on while the machine sleeps (leases), and no one sets it.
+func now() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err)
+	}
+	return ts.Nano()
+}
+
+// Start opens the store, joins the cluster and serves until Close. It returns when the
+// monitors have admitted this life.
+func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, store: cfg.Opened, log: cfg.Log, conns: map[osd.ConnID]*msgr.Conn{}, peers: map[wire.OSDID]*peerLine{},
+		casBusy: map[wire.PGID]bool{}, kick: make(chan struct{}, 1), reboot: make(chan struct{}, 1), m: &clustermap.OSDMap{}}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if d.store == nil {
+		o := cfg.Store
+		o.Create, o.Cluster, o.Owner = true, cfg.Cluster, fmt.Sprintf("osd.%d", cfg.ID)
+		s, err := store.Open(cfg.Dir, o)
+		if err != nil {
+			return nil, fmt.Errorf("osd.%d: %w", cfg.ID, err)
+		}
+		d.store = s
+	}
+	var nonce [8]byte
+	if _, err := crand.Read(nonce[:]); err != nil {
+		return nil, err
+	}
+	inst := wire.Instance{Kind: wire.KindOSD, Num: uint32(cfg.ID), Nonce: binary.LittleEndian.Uint64(nonce[:])}
+	var l net.Listener
+	if l, err = cfg.Net.Listen(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("osd.%d: listen on %s: %w", cfg.ID, cfg.Listen, err)
+	}
+	addr := cfg.Announce
+	if addr == "" {
+		addr = l.Addr().String()
+	}
+	d.self = msgr.Peer{Instance: inst, Addr: addr, Cluster: cfg.Cluster}
+	core := cfg.Core
+	core.ID, core.Instance, core.Stored = cfg.ID, inst, d.stored
+	d.core = osd.New(core, d.store, now())
+	d.srv = msgr.Serve(l, d.self, d.accept, cfg.Log)
+	if d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log}); err != nil {
+		return nil, fmt.Errorf("osd.%d: %w", cfg.ID, err)
+	}
+	d.wg.Add(3)
+	go d.commits()
+	go d.ticks()
+	go d.boots()
+	if err = d.boot(ctx); err != nil {
+		return nil, err
+	}
+	d.mon.OnMaps(func(m *clustermap.OSDMap, _ *clustermap.FSMap) { d.newMap(m) })
+	return d, nil
+}
+
+// UUID is the store's.
+func (d *Daemon) UUID() wire.UUID { return d.store.UUID() }
+
+// Instance is this life.
+func (d *Daemon) Instance() wire.Instance { return d.self.Instance }
+
+// Addr is where others reach it.
+func (d *Daemon) Addr() string { return d.self.Addr }
+
+// Query shows the state of all PGs here, for `pg query`.
+func (d *Daemon) Query() []osd.PGState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.core.Query(now())
+}
+
+// Stats returns the core's counters.
+func (d *Daemon) Stats() osd.Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.core.Stats()
+}
+
+// Space is the store's size and what is taken of it.
+func (d *Daemon) Space() (total, used uint64) { return d.store.Space() }
+
+// Err is why the daemon stopped by itself: the store failed.
+func (d *Daemon) Err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed
+}
+
+// Close stops: the monitors are told, so that nobody waits for a heartbeat.
+func (d *Daemon) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	if d.mon != nil && d.core != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		_, _ = d.mon.Call(ctx, &wire.OSDStopping{ID: d.cfg.ID, Instance: d.self.Instance})
+		cancel()
+	}
+	return d.stop()
+}
+
+// Kill stops without a word, as a crash of the process would, for tests. What the store was
+// told stays told.
+func (d *Daemon) Kill() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	return d.stop()
+}
+
+func (d *Daemon) stop() error {
+	d.cancel()
+	if d.srv != nil {
+		d.srv.Close()
+	}
+	if d.mon != nil {
+		d.mon.Close()
+	}
+	d.mu.Lock()
+	var conns []*msgr.Conn
+	for _, p := range d.peers {
+		if p.conn != nil {
+			conns = append(conns, p.conn)
+		}
+	}
+	d.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	d.wg.Wait()
+	if d.store != nil {
+		if err := d.store.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
+			return fmt.Errorf("osd.%d: %w", d.cfg.ID, err)
+		}
+	}
+	return nil
+}
+
+// enter runs f on the core and carries out what follows.
+func (d *Daemon) enter(f func(at int64)) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return
+	}
+	f(now())
+	d.carryOut(d.core.Flush())
+	d.core.Done()
+	touched := d.touched
+	d.touched = nil
+	d.mu.Unlock()
+	for _, c := range touched {
+		c.Flush()
+	}
+}
+
+// carryOut queues the messages and hands the rest to goroutines; called with mu held.
+func (d *Daemon) carryOut(e *osd.Effects) {
+	for i := range e.Replies {
+		r := &e.Replies[i]
+		if c := d.conns[r.Conn]; c != nil {
+			if err := c.Send(uint64(r.Tid), r.Msg, r.Data...); err != nil {
+				c.Close() // its client is gone or does not read: it will ask again
+				continue
+			}
+			d.touch(c)
+		}
+	}
+	for i := range e.Sends {
+		d.sendPeer(&e.Sends[i])
+	}
+	for i := range e.Proposals {
+		d.propose(e.Proposals[i])
+	}
+	for _, id := range e.Failures {
+		d.reportFailure(id)
+	}
+	d.want(e.WantEpoch)
+}
+
+func (d *Daemon) touch(c *msgr.Conn) {
+	if n := len(d.touched); n > 0 && d.touched[n-1] == c {
+		return
+	}
+	for _, x := range d.touched {
+		if x == c {
+			return
+		}
+	}
+	d.touched = append(d.touched, c)
+}
+
+// stored is called by the store; it must not take the core's lock.
+func (d *Daemon) stored(pg wire.PGID, seq uint64, err error) {
+	d.doneMu.Lock()
+	d.done = append(d.done, stored{pg, seq, err})
+	first := len(d.done) == 1
+	d.doneMu.Unlock()
+	if first {
+		select {
+		case d.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// commits tells the core what has become durable, all that has gathered at once.
+func (d *Daemon) commits() {
+	defer d.wg.Done()
+	var spare []stored
+	for {
+		select {
+		case <-d.kick:
+		case <-d.ctx.Done():
+			return
+		}
+		d.doneMu.Lock()
+		list := d.done
+		d.done = spare[:0]
+		d.doneMu.Unlock()
+		var failed error
+		d.enter(func(at int64) {
+			for i := range list {
+				if list[i].err != nil {
+					failed = list[i].err
+					return
+				}
+				d.core.Step(&osd.Event{Kind: osd.EvStored, Now: at, PG: list[i].pg, Seq: list[i].seq})
+			}
+		})
+		if failed != nil {
+			d.fail(failed)
+			return
+		}
+		spare = list
+	}
+}
+
+// fail ends the daemon's service: a store that has failed once can promise nothing more.
+func (d *Daemon) fail(err error) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return
+	}
+	d.failed = fmt.Errorf("osd.%d: store: %w", d.cfg.ID, err)
+	d.mu.Unlock()
+	d.log.Error().Err(err).Int32("osd", int32(d.cfg.ID)).Str("dir", d.cfg.Dir).Msg("the store failed: this OSD stops; its PGs go on elsewhere")
+	go d.Close()
+}
+
+func (d *Daemon) ticks() {
+	defer d.wg.Done()
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-t.C:
+			d.enter(func(at int64) { d.core.Step(&osd.Event{Kind: osd.EvTick, Now: at}) })
+			if time.Since(last) >= statsEvery {
+				last = time.Now()
+				d.sendStats()
+			}
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+// accept serves a connection of a client, a rank or another OSD.
+func (d *Daemon) accept(c *msgr.Conn) msgr.Handler {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nextConn++
+	h := &handler{d: d, id: d.nextConn, osd: c.Peer().Instance.Kind == wire.KindOSD}
+	if !h.osd {
+		d.conns[h.id] = c
+	}
+	return h
+}
+
+type handler struct {
+	d   *Daemon
+	id  osd.ConnID
+	osd bool
+}
+
+// Frames implements msgr.Handler. The time is taken after the frames have arrived: a lease
+// that holds now holds at an instant at which their senders were already waiting.
+func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
+	h.d.enter(func(at int64) {
+		ev := osd.Event{Now: at, Conn: h.id, From: c.Peer().Instance}
+		for i := range batch {
+			f := &batch[i]
+			ev.Kind, ev.Tid, ev.Msg = osd.EvPeer, wire.Tid(f.Tid), f.Msg
+			if !h.osd {
+				if _, ok := f.Msg.(*wire.OSDOp); !ok {
+					continue
+				}
+				ev.Kind = osd.EvOp
+			} else if _, ok := f.Msg.(*wire.OSDOp); ok {
+				continue
+			}
+			ev.Data = f.Retain()
+			h.d.core.Step(&ev)
+		}
+	})
+}
+
+// Closed implements msgr.Handler: ops not yet logged die with their connection.
+func (h *handler) Closed(*msgr.Conn, error) {
+	if h.osd {
+		return
+	}
+	h.d.enter(func(at int64) {
+		delete(h.d.conns, h.id)
+		h.d.core.Step(&osd.Event{Kind: osd.EvConnClosed, Now: at, Conn: h.id})
+	})
+}

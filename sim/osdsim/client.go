@@ -1,0 +1,212 @@
+package osdsim
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// client is one instance with a few operations open at a time, and an objecter's manners.
+type client struct {
+	w    *World
+	num  int
+	inst wire.Instance
+	m    *clustermap.OSDMap
+	tid  wire.Tid
+	open []*clientOp // by tid
+	dead bool        // told that it is fenced
+	stop bool
+}
+
+type clientOp struct {
+	tid      wire.Tid
+	rec      *record
+	pg       wire.PGID
+	ops      []wire.ObjOp
+	first    wire.Epoch // of its first sending
+	interval uint64
+	then     func()
+}
+
+type kind uint8
+
+const (
+	kRead kind = iota
+	kAppend
+	kWrite
+	kRemove
+	kCreate // exclusive create and append
+)
+
+var kindNames = [...]string{"read", "append", "write", "remove", "create"}
+
+// record is one operation as its client saw it.
+type record struct {
+	client    int
+	kind      kind
+	obj       string
+	token     string
+	call, ret int64
+	done      bool
+	errno     uint32
+	out       string
+}
+
+func (r *record) String() string {
+	return fmt.Sprintf("[%.4f,%.4f] c%d %s %s %q -> errno %d %q done=%v", float64(r.call)/1e9, float64(r.ret)/1e9, r.client, kindNames[r.kind], r.obj, r.token, r.errno, r.out, r.done)
+}
+
+const objects = 5
+
+func (w *World) addClient(i int) *client {
+	w.nonce++
+	c := &client{w: w, num: len(w.clients), inst: wire.Instance{Kind: wire.KindClient, Num: uint32(i), Nonce: w.nonce}, m: w.mon.M}
+	w.clients = append(w.clients, c)
+	for range 1 + w.rng.IntN(3) {
+		w.after(w.between(0, 100*ms), c.think)
+	}
+	return c
+}
+
+// think begins an operation and comes back when it is answered.
+func (c *client) think() {
+	w := c.w
+	if c.dead || c.stop {
+		return
+	}
+	r := &record{client: c.num, kind: kind(w.rng.IntN(5)), obj: fmt.Sprintf("o%d", w.rng.IntN(objects))}
+	if w.dice(0.3) {
+		r.kind = kRead
+	}
+	if r.kind == kRemove && w.dice(0.6) {
+		r.kind = kAppend
+	}
+	r.token = fmt.Sprintf("<%d.%d>", c.num, c.tid+1)
+	d := w.between(5*ms, 400*ms)
+	if w.dice(0.1) {
+		d = w.between(0, 4*second)
+	}
+	c.begin(r, func() { w.after(d, c.think) })
+}
+
+func (c *client) begin(r *record, then func()) {
+	w := c.w
+	c.tid++
+	q := &clientOp{tid: c.tid, rec: r, then: then, first: c.m.Epoch}
+	switch r.kind {
+	case kRead:
+		q.ops = []wire.ObjOp{{Kind: wire.ObjRead, Len: 1 << 20}}
+	case kAppend:
+		q.ops = []wire.ObjOp{{Kind: wire.ObjAppend, Data: []byte(r.token)}}
+	case kWrite:
+		q.ops = []wire.ObjOp{{Kind: wire.ObjWriteFull, Data: []byte(r.token)}}
+	case kRemove:
+		q.ops = []wire.ObjOp{{Kind: wire.ObjRemove}}
+	case kCreate:
+		q.ops = []wire.ObjOp{{Kind: wire.ObjCreate, Excl: true}, {Kind: wire.ObjAppend, Data: []byte(r.token)}}
+	}
+	for i := range q.ops {
+		q.ops[i].DataLen = uint32(len(q.ops[i].Data))
+	}
+	r.call = w.now
+	w.history = append(w.history, r)
+	c.open = append(c.open, q)
+	q.pg = c.m.PGOf(wire.ObjectID{Pool: 1, Name: r.obj})
+	c.send(q)
+	var again func()
+	again = func() {
+		if slices.Contains(c.open, q) && !c.dead {
+			if w.dice(0.5) {
+				c.newMap(w.mon.M)
+			}
+			c.send(q)
+			w.after(w.between(300*ms, 1500*ms), again)
+		}
+	}
+	w.after(w.between(300*ms, 1500*ms), again)
+}
+
+func (c *client) send(q *clientOp) {
+	w := c.w
+	cfg := c.m.PGs[q.pg]
+	q.interval = cfg.Interval
+	if cfg.Primary == wire.NoOSD {
+		return
+	}
+	m := &wire.OSDOp{Epoch: c.m.Epoch, Oldest: c.open[0].tid, PG: q.pg, Object: q.rec.obj, Ops: q.ops}
+	front := encode(m)
+	var data [][]byte
+	for i := range q.ops {
+		data = append(data, q.ops[i].Data)
+	}
+	all, n, inst := concat(data), w.nodes[cfg.Primary], c.inst
+	w.log("c%d > osd.%d tid %d %s %s epoch %d", c.num, n.id, q.tid, kindNames[q.rec.kind], q.rec.obj, m.Epoch)
+	conn := c.num + 1
+	w.carry(100+c.num, int(n.id), func() {
+		n.do(func() { n.clientOp(conn, inst, q.tid, front, all) })
+	})
+}
+
+func (c *client) newMap(m *clustermap.OSDMap) {
+	if c.dead || m.Epoch <= c.m.Epoch {
+		return
+	}
+	c.m = m
+	for _, q := range slices.Clone(c.open) {
+		if m.PGs[q.pg].Interval != q.interval {
+			c.send(q)
+		}
+	}
+}
+
+func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
+	w := c.w
+	i := slices.IndexFunc(c.open, func(q *clientOp) bool { return q.tid == tid })
+	if i < 0 || c.dead {
+		return
+	}
+	q := c.open[i]
+	switch m.Status {
+	case wire.OSDBlocklisted:
+		w.log("c%d is told that it is fenced", c.num)
+		if _, ok := w.mon.M.Blocklist[c.inst]; !ok {
+			w.fail("c%d was told that it is fenced, and is not", c.num)
+		}
+		c.dead = true
+		w.addClient(int(c.inst.Num))
+		if w.healed {
+			w.clients[len(w.clients)-1].stop = true
+		}
+		return
+	case wire.OSDWrong:
+		w.after(w.between(ms, 200*ms), func() { c.newMap(w.mon.M) })
+		return
+	case wire.OSDFull:
+		w.fail("ENOSPC from nowhere")
+		return
+	}
+	r := q.rec
+	r.done, r.ret, r.errno = true, w.now, m.Errno
+	if r.kind == kRead && m.Errno == 0 {
+		r.out = string(m.Ops[0].Data)
+	}
+	w.log("c%d tid %d: %v", c.num, tid, r)
+	c.open = slices.Delete(c.open, i, i+1)
+	q.then()
+}
+
+// final reads see what the faults have left.
+func (w *World) finalReads(then func()) {
+	c := w.addClient(99)
+	c.stop = true
+	left := objects
+	for i := range objects {
+		c.begin(&record{client: c.num, kind: kRead, obj: fmt.Sprintf("o%d", i)}, func() {
+			if left--; left == 0 {
+				then()
+			}
+		})
+	}
+}

@@ -1,0 +1,75 @@
+package osdsim
+
+import (
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/capstan-fs/capstan/osd"
+)
+
+func seeds(t *testing.T, def int) (from, n uint64) {
+	if s := os.Getenv("CAPSTAN_SIM_SEED"); s != "" {
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v, 1
+	}
+	if s := os.Getenv("CAPSTAN_SIM_SEEDS"); s != "" {
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return 1, v
+	}
+	return 1, uint64(def)
+}
+
+// TestFaultsNeverBreakPromises is the point of the package.
+func TestFaultsNeverBreakPromises(t *testing.T) {
+	from, n := seeds(t, 200)
+	for s := from; s < from+n; s++ {
+		o := Options{Seed: s}
+		if n == 1 && testing.Verbose() {
+			o.Verbose = func(f string, a ...any) { t.Logf(f, a...) }
+		}
+		if err := Run(o); err != nil {
+			t.Fatalf("seed %d: %v\nrepeat: CAPSTAN_SIM_SEED=%d go test -v -run TestFaultsNeverBreakPromises ./sim/osdsim", s, err, s)
+		}
+	}
+}
+
+// TestSeededBugsAreCaught shows that the checkers see: each fault switches one rule off.
+func TestSeededBugsAreCaught(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fault osd.Fault
+		mon   func(*Mon)
+	}{
+		{"ack of another interval counted", osd.FaultAckAnyInterval, nil},
+		{"lease not waited for", osd.FaultNoLeaseWait, nil},
+		{"lease of one member only", osd.FaultOneLease, nil},
+		{"read past an uncommitted entry", osd.FaultReadUncommitted, nil},
+		{"cut not atomic", osd.FaultCutNotAtomic, nil},
+		{"addition without pending", osd.FaultNoPending, nil},
+		{"addition before active", osd.FaultAddBeforeActive, nil},
+		{"dedup lost in copy", osd.FaultNoDedupCopy, nil},
+		{"barrier ignored", osd.FaultNoBarrier, nil},
+		{"uuid ignored", osd.FaultUUIDIgnored, func(m *Mon) { m.IgnoresUUID = true }},
+		{"last member dropped", 0, func(m *Mon) { m.DropsLast = true }},
+		{"compare without set", 0, func(m *Mon) { m.IgnoresEpoch = true }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, n := seeds(t, 300)
+			for s := uint64(1); s <= max(n, 300); s++ {
+				if err := Run(Options{Seed: s, Faults: c.fault, MonFaults: c.mon}); err != nil {
+					t.Logf("caught by seed %d: %.200v", s, err)
+					return
+				}
+			}
+			t.Errorf("not caught")
+		})
+	}
+}

@@ -1,0 +1,438 @@
+package osdsim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Options of a run. Everything else is drawn from Seed.
+type Options struct {
+	Seed      uint64
+	OSDs      int
+	PGs       uint32
+	Clients   int
+	Seconds   int // of faults
+	Faults    osd.Fault
+	MonFaults func(*Mon)
+	Verbose   func(format string, args ...any)
+}
+
+const (
+	ms     = int64(1e6)
+	second = int64(1e9)
+)
+
+// World is one run.
+type World struct {
+	opt     Options
+	rng     *rand.Rand
+	now     int64
+	seq     uint64
+	queue   events
+	mon     *Mon
+	nodes   []*node
+	clients []*client
+	cut     map[[2]int]bool // messages from a to b are lost; the monitors are number -1
+	loss    float64
+	healed  bool
+	err     error
+	nonce   uint64
+
+	history  []*record
+	barrier  map[wire.PGID]wire.Epoch // I6: highest barrier of an answered op
+	versions map[tidKey]wire.Version  // I5: of answered writes
+	changes  int
+}
+
+type tidKey struct {
+	inst wire.Instance
+	tid  wire.Tid
+}
+
+type event struct {
+	at  int64
+	seq uint64
+	f   func()
+}
+
+type events []event
+
+func (q events) Len() int { return len(q) }
+func (q events) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *events) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *events) Pop() any {
+	n := len(*q) - 1
+	e := (*q)[n]
+	*q = (*q)[:n]
+	return e
+}
+
+// node is one OSD: its disk outlives its cores.
+type node struct {
+	w      *World
+	id     wire.OSDID
+	rate   float64
+	offset int64
+	store  *osd.MemStore
+	core   *osd.OSD
+	inst   wire.Instance
+	life   uint64
+	m      *clustermap.OSDMap // newest delivered
+	paused int64              // until
+	inbox  []func()           // while paused
+	ticks  bool
+	commit bool
+}
+
+func (w *World) after(d int64, f func()) {
+	w.seq++
+	heap.Push(&w.queue, event{w.now + d, w.seq, f})
+}
+
+func (w *World) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf("t=%.3fs: %s", float64(w.now)/1e9, fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *World) log(format string, args ...any) {
+	if w.opt.Verbose != nil {
+		w.opt.Verbose("%9.4f "+format, append([]any{float64(w.now) / 1e9}, args...)...)
+	}
+}
+
+func (w *World) dice(p float64) bool { return w.rng.Float64() < p }
+
+// between is a uniform draw from [a,b).
+func (w *World) between(a, b int64) int64 { return a + w.rng.Int64N(b-a) }
+
+// delay of one message: mostly short, sometimes long, so that order is anything.
+func (w *World) delay() int64 {
+	if w.dice(0.02) && !w.healed {
+		return w.between(ms, 1500*ms)
+	}
+	return w.between(ms/10, 8*ms)
+}
+
+// carry delivers f from a to b unless the network has other plans.
+func (w *World) carry(a, b int, f func()) {
+	if w.cut[[2]int{a, b}] || w.dice(w.loss) {
+		return
+	}
+	w.after(w.delay(), func() {
+		if !w.cut[[2]int{a, b}] {
+			f()
+		}
+	})
+	if w.dice(w.loss / 4) {
+		w.after(w.delay()+w.between(0, second), f) // a copy, late
+	}
+}
+
+// Run plays one seed and returns what went wrong.
+func Run(opt Options) (err error) {
+	if opt.OSDs == 0 {
+		opt.OSDs = 4
+	}
+	if opt.PGs == 0 {
+		opt.PGs = 2
+	}
+	if opt.Clients == 0 {
+		opt.Clients = 3
+	}
+	if opt.Seconds == 0 {
+		opt.Seconds = 30
+	}
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{}, versions: map[tidKey]wire.Version{}}
+	defer func() {
+		if r := recover(); r != nil {
+			if w.opt.Verbose != nil {
+				panic(r)
+			}
+			err = fmt.Errorf("t=%.3fs: panic: %v", float64(w.now)/1e9, r)
+		}
+	}()
+	w.mon = NewMon(wire.UUID{1}, opt.PGs, 3, 1+w.rng.IntN(2))
+	if opt.MonFaults != nil {
+		opt.MonFaults(w.mon)
+	}
+	w.mon.Changed = w.mapChanged
+	for i := range opt.OSDs {
+		n := &node{w: w, id: wire.OSDID(i), rate: 1 + 0.0099*w.rng.Float64(), offset: w.between(0, 1000*second)}
+		n.store = osd.NewMemStore(w.uuid())
+		w.nodes = append(w.nodes, n)
+		n.start()
+	}
+	w.runFor(second / 5)
+	w.mon.Make()
+	for i := range opt.Clients {
+		w.addClient(i)
+	}
+	w.loss = []float64{0, 0.002, 0.02}[w.rng.IntN(3)]
+	w.after(w.between(0, second), w.chaos)
+	w.runFor(int64(opt.Seconds) * second)
+	w.heal()
+	for i := 0; i < 120 && w.err == nil && !w.settled(); i++ {
+		w.runFor(second)
+	}
+	if w.err == nil && !w.settled() {
+		w.fail("L1: not settled two minutes after the last fault: %s", w.unsettled())
+	}
+	if w.err == nil {
+		w.final()
+	}
+	return w.err
+}
+
+func (w *World) runFor(d int64) {
+	end := w.now + d
+	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+		e := heap.Pop(&w.queue).(event)
+		w.now = e.at
+		e.f()
+	}
+	w.now = end
+}
+
+func (w *World) uuid() (u wire.UUID) {
+	for i := range u {
+		u[i] = byte(w.rng.Uint32())
+	}
+	return u
+}
+
+// mapChanged spreads a new map, to some soon and to some late.
+func (w *World) mapChanged(old, now *clustermap.OSDMap) {
+	w.changes++
+	if err := check(old, now); err != nil {
+		w.fail("%v", err)
+	}
+	for _, n := range w.nodes {
+		w.sendMap(n)
+	}
+	for _, c := range w.clients {
+		w.after(w.between(ms, 400*ms), func() { c.newMap(now) })
+	}
+}
+
+func (w *World) sendMap(n *node) {
+	m := w.mon.M
+	d := w.delay()
+	if w.dice(0.2) && !w.healed {
+		d = w.between(0, 2*second)
+	}
+	if w.cut[[2]int{-1, int(n.id)}] {
+		return
+	}
+	w.after(d, func() {
+		if !w.cut[[2]int{-1, int(n.id)}] {
+			n.do(func() { n.newMap(m) })
+		}
+	})
+}
+
+// ---- nodes -----------------------------------------------------------------------------
+
+func (n *node) clock() int64 { return n.offset + int64(float64(n.w.now)*n.rate) }
+
+// start begins a life over the disk.
+func (n *node) start() {
+	w := n.w
+	n.life++
+	w.nonce++
+	n.inst = wire.Instance{Kind: wire.KindOSD, Num: uint32(n.id), Nonce: w.nonce << 32}
+	life := n.life
+	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults, UpSet: UpSet,
+		Logged: w.logged,
+		Stored: func(pg wire.PGID, seq uint64, err error) {
+			w.after(0, func() {
+				if n.life == life {
+					n.step(&osd.Event{Kind: osd.EvStored, PG: pg, Seq: seq})
+				}
+			})
+		}}, n.store, n.clock())
+	w.log("osd.%d starts life %d, uuid %x", n.id, n.life, n.store.UUID())
+	inst, uuid := n.inst, n.store.UUID()
+	var announce func()
+	announce = func() {
+		if n.life != life {
+			return
+		}
+		if d := w.mon.M.OSDs[n.id]; d.Instance != inst || !d.Up {
+			w.carry(int(n.id), -1, func() {
+				if d := w.mon.M.OSDs[n.id]; n.life == life && (d.Instance != inst || !d.Up) {
+					w.mon.Boot(n.id, uuid, inst, "")
+				}
+			})
+		}
+		w.sendMap(n)
+		w.after(w.between(second/2, second), announce)
+	}
+	w.after(ms, announce)
+	w.after(w.between(0, 100*ms), func() { n.tick(life) })
+	w.after(w.between(0, 5*ms), func() { n.commits(life) })
+}
+
+// do runs f now, or when the pause is over.
+func (n *node) do(f func()) {
+	if n.paused > n.w.now {
+		n.inbox = append(n.inbox, f)
+		return
+	}
+	f()
+}
+
+func (n *node) tick(life uint64) {
+	if n.life != life || n.core == nil {
+		return
+	}
+	n.do(func() {
+		if n.life == life && n.core != nil {
+			n.step(&osd.Event{Kind: osd.EvTick})
+		}
+	})
+	n.w.after(100*ms, func() { n.tick(life) })
+}
+
+// commits makes what was submitted durable, some of it, now and then.
+func (n *node) commits(life uint64) {
+	if n.life != life || n.core == nil {
+		return
+	}
+	if k := n.store.Pending(); k > 0 {
+		n.do(func() {
+			if n.life == life && n.core != nil {
+				n.store.Commit(1 + n.w.rng.IntN(k))
+			}
+		})
+	}
+	d := n.w.between(ms/5, 4*ms)
+	if n.w.dice(0.01) && !n.w.healed {
+		d = n.w.between(0, 300*ms)
+	}
+	n.w.after(d, func() { n.commits(life) })
+}
+
+func (n *node) newMap(m *clustermap.OSDMap) {
+	if n.core == nil {
+		return
+	}
+	if n.m == nil || n.m.Epoch < m.Epoch {
+		n.m = m
+	}
+	n.step(&osd.Event{Kind: osd.EvMap, Map: m})
+}
+
+// step runs one event and carries its effects out.
+func (n *node) step(ev *osd.Event) {
+	w := n.w
+	if n.core == nil || w.err != nil {
+		return
+	}
+	ev.Now = n.clock()
+	n.core.Step(ev)
+	e := n.core.Flush()
+	n.core.Walk()
+	for i := range e.Sends {
+		s := &e.Sends[i]
+		w.log("osd.%d > osd.%d %v", n.id, s.To, brief(s.Msg))
+		to, front, data, from := w.nodes[s.To], encode(s.Msg), concat(s.Data), n.inst
+		typ := s.Msg.WireType()
+		w.carry(int(n.id), int(s.To), func() {
+			to.do(func() {
+				m, err := wire.Decode(typ, front)
+				if err != nil {
+					w.fail("decode: %v", err)
+					return
+				}
+				to.step(&osd.Event{Kind: osd.EvPeer, From: from, Msg: m, Data: data})
+			})
+		})
+	}
+	for i := range e.Replies {
+		r := &e.Replies[i]
+		front, data := encode(r.Msg), concat(r.Data)
+		c := w.clients[int(r.Conn)-1]
+		tid := r.Tid
+		w.carry(int(n.id), 100+c.num, func() {
+			m := new(wire.OSDReply)
+			if err := wire.Unmarshal(front, m); err != nil || wire.CutResultData(m.Ops, data) != nil {
+				w.fail("reply: %v", err)
+				return
+			}
+			c.answered(tid, m)
+		})
+		if r.Msg.Status == wire.OSDDone {
+			w.replied(n, c, tid, r.Msg)
+		}
+	}
+	for i := range e.Proposals {
+		p := e.Proposals[i]
+		inst := n.inst
+		w.log("osd.%d proposes pg %v@%d S=%v learners=%v: %s", n.id, p.PG, p.Expected, members(p.InSync), members(p.Learners), p.Reason)
+		w.carry(int(n.id), -1, func() {
+			if err := w.mon.CAS(&p, inst); err != nil {
+				w.log("refused: %v", err)
+			}
+		})
+	}
+	if e.WantEpoch > 0 {
+		w.carry(int(n.id), -1, func() { w.sendMap(n) })
+	}
+	n.core.Done()
+}
+
+// crash ends the life; the disk keeps a prefix per PG.
+func (n *node) crash() {
+	if n.core == nil {
+		return
+	}
+	n.w.log("osd.%d crashes", n.id)
+	n.core, n.inbox, n.paused = nil, nil, 0
+	n.life++
+	n.store = n.store.Crash(func(_ wire.PGID, k int) int { return n.w.rng.IntN(k + 1) })
+}
+
+func encode(m wire.Message) []byte {
+	b, err := wire.Append(nil, m)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func concat(bs [][]byte) (out []byte) {
+	for _, b := range bs {
+		out = append(out, b...)
+	}
+	return out
+}
+
+func members(ms []clustermap.Member) (out []string) {
+	for _, m := range ms {
+		out = append(out, fmt.Sprintf("%d/%x", m.ID, m.UUID[:2]))
+	}
+	return out
+}
+
+func brief(m wire.Message) string {
+	switch m := m.(type) {
+	case *wire.Repl:
+		return fmt.Sprintf("Repl %v@%d after %v: %d, committed %v", m.PG, m.Interval, m.Prev, len(m.Entries), m.Committed)
+	case *wire.ReplAck:
+		return fmt.Sprintf("Ack %+v", *m)
+	case *wire.ReconFix:
+		return fmt.Sprintf("ReconFix %v@%d common %v entries %d objects %d", m.PG, m.Interval, m.Common, len(m.Entries), len(m.Objects))
+	case *wire.CopyObj:
+		return fmt.Sprintf("CopyObj %v@%d %s at %v version %v", m.PG, m.Interval, m.Object.Name, m.At, m.Object.Version)
+	}
+	return fmt.Sprintf("%v %+v", m.WireType(), m)
+}
