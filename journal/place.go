@@ -32,8 +32,8 @@ func Pieces(off Pos, n int) []Piece {
 	return ps
 }
 
-// Trimmable returns the half-open range of object indices that lie wholly in [from, to):
-// they may be removed once a Header that expires at to is durable.
+// Trimmable returns the half-open range of indices of the objects that may be removed once a
+// Header that expires at to is durable, when the one before expired at from.
 func Trimmable(from, to Pos) (first, end uint64) {
 	return uint64(from) / ObjectBytes, uint64(to) / ObjectBytes
 }

@@ -112,17 +112,22 @@ func beyond(read ReadFunc, end Pos, lim Limits) (best frameHeader, err error) {
 // first append at end: n bytes from there.
 func Wipe(end Pos, lim Limits) (off Pos, n int) { return end, lim.Window() }
 
-// reader keeps a sliding buffer over a log.
+// reader keeps a sliding buffer over a log: buf[at:] is what is stored at pos.
 type reader struct {
 	read ReadFunc
 	pos  Pos
 	buf  []byte
+	at   int
 }
 
 // have returns at least n buffered bytes at pos, fewer only when no more are stored.
 func (r *reader) have(n int) ([]byte, error) {
-	for len(r.buf) < n {
-		b, err := r.read(r.pos+Pos(len(r.buf)), max(n-len(r.buf), readChunk))
+	if len(r.buf)-r.at < n && r.at > 0 {
+		r.buf = r.buf[:copy(r.buf, r.buf[r.at:])]
+		r.at = 0
+	}
+	for len(r.buf)-r.at < n {
+		b, err := r.read(r.pos+Pos(len(r.buf)-r.at), max(n-len(r.buf)+r.at, readChunk))
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +136,7 @@ func (r *reader) have(n int) ([]byte, error) {
 		}
 		r.buf = append(r.buf, b...)
 	}
-	return r.buf, nil
+	return r.buf[r.at:], nil
 }
 
 // frame returns bytes that hold the frame at pos whole, or nil when there is none.
@@ -151,9 +156,10 @@ func (r *reader) frame(lim Limits) ([]byte, error) {
 	return b, nil
 }
 
+// skip moves past n bytes; the padding of the last frame may lie behind what is stored.
 func (r *reader) skip(n int) {
 	r.pos += Pos(n)
-	// The padding of the last frame may lie behind what is stored.
-	rest := copy(r.buf, r.buf[min(n, len(r.buf)):])
-	r.buf = r.buf[:rest]
+	if r.at += n; r.at > len(r.buf) {
+		r.buf, r.at = r.buf[:0], 0
+	}
 }

@@ -63,7 +63,9 @@ func (w *Writer) Len(b []byte) int { return len(b) - len(w.begun) - HeaderBytes 
 // Commit queues the record that was appended to b, which came from Begin.
 func (w *Writer) Commit(b []byte) Pos {
 	from := len(w.begun)
-	must.Holdf(len(b)-from-HeaderBytes <= w.lim.Record, "journal: record of %d bytes, limit %d", len(b)-from-HeaderBytes, w.lim.Record)
+	if n := len(b) - from - HeaderBytes; n > w.lim.Record { // tested here: the arguments would be garbage for every record
+		must.Holdf(false, "journal: record of %d bytes, limit %d", n, w.lim.Record)
+	}
 	if from > 0 && from+FrameBytes(len(b)-from-HeaderBytes) > w.lim.Run {
 		// Does not fit behind the others: a run of its own. The queued run keeps its bytes.
 		b = append(w.buffer(), b[from:]...)
@@ -105,10 +107,14 @@ func (w *Writer) Done(off Pos) (durable Pos) {
 			w.flight[i].done, found = true, true
 		}
 	}
-	must.Holdf(found, "journal: write at %d ended, which was not under way", off)
+	if !found {
+		must.Holdf(false, "journal: write at %d ended, which was not under way", off)
+	}
 	for len(w.flight) > 0 && w.flight[0].done {
 		r := w.flight[0]
-		must.Holdf(r.off == w.durable, "journal: durable to %d, but the oldest write starts at %d", w.durable, r.off)
+		if r.off != w.durable {
+			must.Holdf(false, "journal: durable to %d, but the oldest write starts at %d", w.durable, r.off)
+		}
 		w.durable = r.end()
 		w.flight = append(w.flight[:0], w.flight[1:]...)
 		if len(w.spare) < maxFlight+1 && cap(r.buf) <= 4*w.lim.Run {
