@@ -23,7 +23,8 @@ type Engine struct {
 	// Moves counts transitions since the start.
 	Moves uint64
 
-	hold bool // exploration: no policy, only what is asked for
+	settling bool
+	hold     bool // exploration: no policy, only what is asked for
 }
 
 // New makes an engine that acts on host.
@@ -31,7 +32,13 @@ func New(host Host) *Engine { return &Engine{host: host} }
 
 // Settle drains the locks that were disturbed. A transition never calls another: it marks
 // what it touched. Caps are reissued once per object, after its rows have come to rest.
+// Called out of a host's call-back it does nothing: the Settle that called goes on anyway.
 func (e *Engine) Settle() {
+	if e.settling {
+		return
+	}
+	e.settling = true
+	defer func() { e.settling = false }()
 	for {
 		if e.head < len(e.work) {
 			l := e.work[e.head]
@@ -324,6 +331,9 @@ func (l *Lock) Awaits() []string {
 		return out
 	}
 	if l.Contended() {
+		if l.recovering() {
+			out = append(out, "size recovery")
+		}
 		for _, h := range l.ext.holds {
 			out = append(out, h.by.String()+" "+h.mode.String())
 		}

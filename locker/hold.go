@@ -13,7 +13,7 @@ func (e *Engine) take(l *Lock, mode Mode, by Owner) bool {
 	row := l.row()
 	switch mode {
 	case Rd:
-		if !l.admits(row.Rd, by) {
+		if !l.admits(row.Rd, by) || l.recovering() {
 			return false
 		}
 	case Wr:
@@ -131,7 +131,7 @@ func (l *Lock) mayTake(mode Mode, by Owner) bool {
 	row := l.row()
 	switch mode {
 	case Rd:
-		return l.admits(row.Rd, by)
+		return l.admits(row.Rd, by) && !l.recovering()
 	case Wr:
 		return l.admits(row.Wr, by) && !(row.X == ByAuth && l.ext.hasX)
 	}

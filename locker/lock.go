@@ -171,8 +171,12 @@ func (l *Lock) AllowedBy(client uint64) caps.Bits {
 
 // Readable reports whether a reply to client may show the newest value without a lock (get).
 func Readable(l *Lock, client uint64) bool {
-	return l.admits(l.row().Get, Owner{Client: client})
+	return l.admits(l.row().Get, Owner{Client: client}) && !l.recovering()
 }
+
+// recovering: the size is not known yet (R1). Transits are held by their gather; this stops
+// who comes while a row that was readable all along stays so.
+func (l *Lock) recovering() bool { return l.typ == IFile && l.obj.Traits()&Recovering != 0 }
 
 // admits reports whether a cell lets by in.
 func (l *Lock) admits(w Who, by Owner) bool {
