@@ -36,7 +36,7 @@ func (r *Rank) extendInos() {
 // allocIno is a number nobody ever had, or the one that a resent create was given.
 func (r *Rank) allocIno(q *request) (wire.Ino, errno) {
 	t := &r.inos
-	if g := q.GivenIno; q.replay && g >= wire.FirstFreeIno && g < t.burned && r.inodes[g] == nil {
+	if g := q.GivenIno; q.replay && g >= wire.FirstFreeIno && g < t.burned && r.mayReuse(g) {
 		return g, ok
 	}
 	r.extendInos()
@@ -50,4 +50,18 @@ func (r *Rank) allocIno(q *request) (wire.Ino, errno) {
 	wake := r.waker(q)
 	r.whenDurable(t.endPos, wake)
 	return 0, r.park(q, "inode numbers are being journaled")
+}
+
+// mayReuse reports whether a resent create may have its number back. A reconnecting client may
+// have named it as a directory already; what that left behind goes.
+func (r *Rank) mayReuse(ino wire.Ino) bool {
+	in := r.inodes[ino]
+	if in == nil {
+		return true
+	}
+	if !in.stub || in.home != nil || in.pins != 0 || in.dir != nil && (in.dir.isDirty || in.dir.order.Len() > 0) {
+		return false
+	}
+	r.forget(in)
+	return true
 }

@@ -459,6 +459,7 @@ func (r *Rank) goActive() {
 	held := r.replay.held
 	r.replay = nil
 	r.setState(stateActive)
+	r.expire.due = true
 	for _, h := range held {
 		if h.s.state != sessDead {
 			r.request(h.s, h.m)

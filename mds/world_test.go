@@ -89,7 +89,7 @@ func (w *world) step(ev Event) {
 	w.now += 1000
 	ev.Now, ev.Wall = w.now, wire.Time{Sec: w.now / 1e9, Nsec: uint32(w.now % 1e9)}
 	if w.keep {
-		w.trace = append(w.trace, fmt.Sprintf("event %d %d %v", ev.Kind, ev.Session, ev.Msg))
+		w.trace = append(w.trace, fmt.Sprintf("event %d %d %T", ev.Kind, ev.Session, ev.Msg))
 	}
 	eff := w.r.Step(ev)
 	for _, l := range eff.Logs {
@@ -102,12 +102,21 @@ func (w *world) step(ev Event) {
 		w.writes = append(w.writes, JournalWrite{j.Off, append([]byte(nil), j.Bytes...)})
 	}
 	w.ops = append(w.ops, eff.Objects...)
+	if w.keep {
+		for _, j := range eff.Journal {
+			w.trace = append(w.trace, fmt.Sprintf("  journal %d %x", j.Off, j.Bytes))
+		}
+		for _, o := range eff.Objects {
+			w.trace = append(w.trace, fmt.Sprintf("  object %v %+v", o.Obj, o.Ops))
+		}
+	}
 	for _, b := range eff.Blocklist {
 		w.inbox = append(w.inbox, Event{Kind: Blocklisted, Instance: b.Instance, Epoch: 7})
 	}
 	for _, s := range eff.Sends {
 		if w.keep {
-			w.trace = append(w.trace, fmt.Sprintf("  send %d %d %T %+v", s.To, s.Tid, s.Msg, s.Msg))
+			b, _ := wire.Append(nil, s.Msg)
+			w.trace = append(w.trace, fmt.Sprintf("  send %d %d %T %x", s.To, s.Tid, s.Msg, b))
 		}
 		for _, c := range w.clients {
 			if c.key == s.To && !c.gone {

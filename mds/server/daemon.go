@@ -1,0 +1,235 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/mds"
+	"github.com/capstan-fs/capstan/monc"
+	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/objecter"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Config of a metadata daemon.
+type Config struct {
+	Net      msgr.Network
+	Name     string // "a"
+	Listen   string
+	MonAddrs []string
+	Cluster  wire.UUID // zero: whatever the monitors say
+
+	Validity   time.Duration // V; 0: 15 s
+	Revoke     time.Duration // R; 0: 10 s
+	Beacon     time.Duration // 0: 1 s; the rank lease G is three of them
+	MaxInodes  int
+	ObjectSize uint32 // of new files; 0: 4 MiB
+	Log        zerolog.Logger
+}
+
+// ErrReplaced ends a daemon whose rank was given to another one.
+var ErrReplaced = errors.New("mds: replaced by another daemon")
+
+// Daemon is a running metadata daemon.
+type Daemon struct {
+	cfg    Config
+	log    zerolog.Logger
+	self   msgr.Peer
+	mon    *monc.Client
+	obj    *objecter.Objecter
+	srv    *msgr.Server
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	failed chan error // one value at most: it ended by itself
+	nudge  chan struct{}
+
+	mu       sync.Mutex
+	rank     *mds.Rank // nil until a rank was assigned
+	num      wire.Rank
+	assigned wire.Epoch
+	making   bool // a rank is being made
+	conns    map[mds.SessionKey]*msgr.Conn
+	early    []mds.Event // what came before the rank
+	touched  []*msgr.Conn
+	held     []mds.Send // rule LS: waits for the lease
+	hangup   []mds.SessionKey
+	lease    int64 // answers may leave until then
+	quiet    int64 // … and not before
+	state    clustermap.RankState
+	timer    *time.Timer
+	timerAt  int64
+	stopping bool
+	stopped  chan struct{} // closed when the core is stopped
+	ended    bool          // nothing leaves any more
+	stats    Stats
+}
+
+// Stats counts what a daemon did.
+type Stats struct {
+	Frames, Steps, JournalWrites, JournalBytes, Objects uint64
+}
+
+// Start makes a daemon and lets it go on by itself. It returns when the monitors were
+// reached; the rank becomes active later.
+func Start(ctx context.Context, cfg Config) (*Daemon, error) {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.Validity, 15*time.Second)
+	def(&cfg.Revoke, 10*time.Second)
+	def(&cfg.Beacon, time.Second)
+	d := &Daemon{cfg: cfg, log: cfg.Log, num: wire.NoRank, conns: map[mds.SessionKey]*msgr.Conn{}, state: clustermap.RankBoot,
+		failed: make(chan error, 1), nudge: make(chan struct{}, 1), stopped: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	l, err := cfg.Net.Listen(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("mds.%s: listen on %s: %w", cfg.Name, cfg.Listen, err)
+	}
+	d.self = msgr.Peer{Instance: newInstance(cfg.Name), Addr: l.Addr().String(), Cluster: cfg.Cluster}
+	d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log})
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("mds.%s: monitors: %w", cfg.Name, err)
+	}
+	if d.self.Cluster.IsZero() {
+		d.self.Cluster = d.mon.OSDMap().Cluster
+	}
+	d.obj = objecter.New(objecter.Config{Net: cfg.Net, Maps: d.mon, Self: d.self, Log: cfg.Log})
+	d.srv = msgr.ServeWith(l, d.self, d.accept, msgr.Options{Log: cfg.Log})
+	d.mon.OnMaps(d.onMaps)
+	d.wg.Add(1)
+	go d.beacons()
+	d.log.Info().Str("addr", d.self.Addr).Stringer("instance", d.self.Instance).Msg("mds started")
+	return d, nil
+}
+
+func newInstance(name string) wire.Instance {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // the kernel has no randomness: nothing is safe
+	}
+	return wire.Instance{Kind: wire.KindMDS, Num: h.Sum32(), Nonce: binary.LittleEndian.Uint64(b[:])>>1 | 1}
+}
+
+// Addr is where it listens; Instance is this life of it.
+func (d *Daemon) Addr() string            { return d.self.Addr }
+func (d *Daemon) Instance() wire.Instance { return d.self.Instance }
+
+// Failed yields an error when the daemon ended by itself: it was replaced, fenced, or found
+// its rank damaged.
+func (d *Daemon) Failed() <-chan error { return d.failed }
+
+// State is where its rank is in its life.
+func (d *Daemon) State() clustermap.RankState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// Close stops cleanly: flush, say so to the monitors, so that the next start waits for no
+// lease. It gives up after a while: nothing depends on a clean end.
+func (d *Daemon) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return d.Stop(ctx)
+}
+
+// Stop is Close within ctx.
+func (d *Daemon) Stop(ctx context.Context) error {
+	d.mu.Lock()
+	clean := !d.ended
+	d.stopping = true
+	if clean && d.rank != nil {
+		d.step(mds.Event{Kind: mds.Stop})
+	}
+	touched := d.takeTouched()
+	has := d.rank != nil
+	d.mu.Unlock()
+	flush(touched, nil)
+	var err error
+	if clean {
+		if has {
+			select {
+			case <-d.stopped:
+			case <-ctx.Done():
+				err = fmt.Errorf("mds.%s: not flushed in time; the next start replays the journal", d.cfg.Name)
+			case <-d.ctx.Done():
+			}
+		}
+		d.silence()
+		if err == nil {
+			d.sayStopped(ctx)
+		}
+	}
+	d.shut()
+	return err
+}
+
+// Kill ends it at once, as a crash would.
+func (d *Daemon) Kill() {
+	d.silence()
+	d.shut()
+}
+
+// silence: from here on nothing leaves and no event is taken.
+func (d *Daemon) silence() {
+	d.mu.Lock()
+	d.ended = true
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.mu.Unlock()
+}
+
+func (d *Daemon) shut() {
+	d.cancel()
+	d.srv.Close()
+	d.obj.Close()
+	d.wg.Wait()
+	d.mon.Close()
+}
+
+// fail ends the daemon by itself; it writes nothing any more.
+func (d *Daemon) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failLocked(err)
+}
+
+func (d *Daemon) failLocked(err error) {
+	if d.ended {
+		return
+	}
+	d.ended = true
+	d.log.Error().Err(err).Msg("mds ends")
+	select {
+	case d.failed <- err:
+	default:
+	}
+	d.cancel()
+	go d.srv.Close()
+}
+
+// now is a clock that runs on while the machine sleeps, as leases demand.
+func now() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err)
+	}
+	return ts.Nano()
+}
