@@ -306,7 +306,11 @@ func (s *MemStore) obj(pg wire.PGID, name string) *memObj {
 func (s *MemStore) PGs() []wire.PGID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(s.cur), comparePG)
+	ids := slices.SortedFunc(maps.Keys(s.cur), comparePG)
+	return slices.DeleteFunc(ids, func(id wire.PGID) bool {
+		p := s.cur[id]
+		return len(p.objs) == 0 && len(p.meta) == 0 && len(p.log.Recs) == 0 && p.log.Tail == (wire.Version{}) && p.log.Committed == (wire.Version{})
+	})
 }
 
 func comparePG(a, b wire.PGID) int {

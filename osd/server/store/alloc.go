@@ -48,7 +48,9 @@ func (a *allocator) anyTaken(e extent) bool {
 
 func (a *allocator) take(e extent) {
 	for b := e.phys; b < e.phys+e.n; b++ {
-		must.Holdf(!a.taken(b), "block %d is taken twice", b)
+		if a.taken(b) {
+			must.Holdf(false, "block %d is taken twice", b)
+		}
 		a.words[b/64] |= 1 << (b % 64)
 	}
 	a.free -= e.n
@@ -56,7 +58,9 @@ func (a *allocator) take(e extent) {
 
 func (a *allocator) release(e extent) {
 	for b := e.phys; b < e.phys+e.n; b++ {
-		must.Holdf(b != 0 && a.taken(b), "block %d is released but was not taken", b)
+		if b == 0 || !a.taken(b) {
+			must.Holdf(false, "block %d is released but was not taken", b)
+		}
 		a.words[b/64] &^= 1 << (b % 64)
 	}
 	a.free += e.n

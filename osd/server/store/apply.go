@@ -53,6 +53,7 @@ func (s *Store) step(o *object, x *op) error {
 		for i, r := range x.refs {
 			s.dropBlock(o, uint32(x.off)+uint32(i))
 			o.setRef(uint32(x.off)+uint32(i), r)
+			o.used++
 		}
 		o.size = max(o.size, (x.off+uint64(len(x.refs)))*BlockBytes)
 	case wire.ObjTruncate:
@@ -121,6 +122,9 @@ func (s *Store) buffer(o *object, i uint32, whole bool) (*buf, error) {
 	if o.bufs == nil {
 		o.bufs = map[uint32]*buf{}
 	}
+	if old == nil && r.phys == 0 {
+		o.used++
+	}
 	o.bufs[i] = b
 	s.reserved++
 	s.dirtyBufs++
@@ -139,7 +143,12 @@ func (s *Store) newBuf() *buf {
 
 // dropBlock makes block i a hole.
 func (s *Store) dropBlock(o *object, i uint32) {
-	if b := o.bufs[i]; b != nil {
+	b, r := o.bufs[i], o.ref(i)
+	if b == nil && r.phys == 0 {
+		return
+	}
+	o.used--
+	if b != nil {
 		delete(o.bufs, i)
 		if !b.frozen { // a frozen one has its block already and belongs to the checkpoint
 			s.reserved--
@@ -147,7 +156,7 @@ func (s *Store) dropBlock(o *object, i uint32) {
 			s.spareBufs = append(s.spareBufs, b)
 		}
 	}
-	if r := o.ref(i); r.phys != 0 {
+	if r.phys != 0 {
 		s.free(r.phys)
 		o.setRef(i, ref{})
 	}

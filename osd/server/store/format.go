@@ -39,7 +39,7 @@ const superWhat = "capstan object store"
 
 // make creates the files of an empty store of the wished size. store.json comes last: a
 // directory without it was never a store, and the marker says that it was about to be one.
-func makeStore(dir crashdisk.FS, o Options) (super, error) {
+func makeStore(dir crashdisk.FS, makeMeta func() error, o Options) (super, error) {
 	var id [16]byte
 	if _, err := io.ReadFull(o.Rand, id[:]); err != nil {
 		return super{}, err
@@ -60,6 +60,9 @@ func makeStore(dir crashdisk.FS, o Options) (super, error) {
 		return super{}, err
 	}
 	if err := makeFile(dir, walName, func(f crashdisk.File) error { return makeWAL(f, id, o.WALBytes) }); err != nil {
+		return super{}, err
+	}
+	if err := makeMeta(); err != nil {
 		return super{}, err
 	}
 	text, err := json.MarshalIndent(sp, "", "  ")
@@ -97,7 +100,7 @@ func makeFile(dir crashdisk.FS, name string, fill func(crashdisk.File) error) er
 
 // prepare makes the store when the directory is empty and may be made into one; otherwise it
 // reads store.json. made: the store is new.
-func prepare(dir crashdisk.FS, o Options) (sp super, made bool, err error) {
+func prepare(dir crashdisk.FS, makeMeta func() error, o Options) (sp super, made bool, err error) {
 	names, err := dir.List()
 	if err != nil {
 		return sp, false, err
@@ -132,7 +135,7 @@ func prepare(dir crashdisk.FS, o Options) (sp super, made bool, err error) {
 				return sp, false, err
 			}
 		}
-		sp, err = makeStore(dir, o)
+		sp, err = makeStore(dir, makeMeta, o)
 		return sp, true, err
 	}
 	if has[makingName] {

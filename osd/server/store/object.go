@@ -24,6 +24,7 @@ type object struct {
 	xattrs   map[string][]byte
 	refs     []ref           // may be shorter than size
 	bufs     map[uint32]*buf // small writes not yet in the block file
+	used     uint32          // blocks with a ref or a buffer
 	dirty    bool            // changed since the last checkpoint began
 	flushing bool            // part of the checkpoint under way
 
@@ -59,15 +60,7 @@ func (o *object) setRef(i uint32, r ref) {
 }
 
 // allocated is the storage that the object's data takes.
-func (o *object) allocated() uint64 {
-	n := 0
-	for i, r := range o.refs {
-		if r.phys != 0 && o.bufs[uint32(i)] == nil {
-			n++
-		}
-	}
-	return uint64(n+len(o.bufs)) * BlockBytes
-}
+func (o *object) allocated() uint64 { return uint64(o.used) * BlockBytes }
 
 // blocks calls fn for each block that holds data, in order.
 func (o *object) blocks(fn func(i uint32)) {
@@ -183,6 +176,7 @@ func (o *object) decode(b []byte) error {
 				return bad("block run")
 			}
 			o.refs = append(o.refs, ref{uint32(phys + i), binary.LittleEndian.Uint32(c)})
+			o.used++
 		}
 	}
 	if d.bad || len(d.b) != 0 {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -174,7 +173,16 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 			return nil, err
 		}
 	}
-	sp, made, err := prepare(o.FS, o)
+	sp, made, err := prepare(o.FS, func() error {
+		if simulated {
+			return nil
+		}
+		m, err := openMeta(dir, true)
+		if err != nil {
+			return err
+		}
+		return m.close()
+	}, o)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +199,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	}()
 	if simulated {
 		s.meta = openCells(o.FS.(cells))
-	} else if s.meta, err = s.openMeta(made); err != nil {
+	} else if s.meta, err = openMeta(dir, false); err != nil {
 		return nil, err
 	}
 	if s.data.f, err = open(o.FS, blockName); err != nil {
@@ -226,14 +234,11 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
-func (s *Store) openMeta(made bool) (metaDB, error) {
-	path := filepath.Join(s.dir, metaName)
-	if _, err := os.Stat(path); err != nil && !made {
-		// The super file is renamed into place before the database exists: a store that was
-		// made but never opened has none, and then its log is empty too.
-		if used, uerr := s.walUsed(); uerr != nil || used {
-			return nil, fmt.Errorf("%w: %s is missing; %s", ErrCorrupt, metaName, giveUp)
-		}
+// openMeta opens meta.db, which must be there unless the store is being made.
+func openMeta(dir string, create bool) (metaDB, error) {
+	path := filepath.Join(dir, metaName)
+	if _, err := os.Stat(path); err != nil && !create {
+		return nil, fmt.Errorf("%w: %s: %v; %s", ErrCorrupt, metaName, err, giveUp)
 	}
 	m, err := openBolt(path, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 16 << 20})
 	switch {
@@ -242,21 +247,7 @@ func (s *Store) openMeta(made bool) (metaDB, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %s: %v; %s", ErrCorrupt, metaName, err, giveUp)
 	}
-	return m, s.o.FS.SyncDir()
-}
-
-// walUsed reports whether the log file was ever written to.
-func (s *Store) walUsed() (bool, error) {
-	f, err := s.o.FS.Open(walName)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	var b [4]byte
-	if _, err := f.ReadAt(b[:], BlockBytes); err != nil {
-		return false, err
-	}
-	return binary.LittleEndian.Uint32(b[:]) != 0, nil
+	return m, nil
 }
 
 // UUID names the store for ever.

@@ -30,6 +30,9 @@ func TestConformanceOnDisk(t *testing.T) {
 		dir := t.TempDir()
 		s := mustOpen(t, dir, tight())
 		return s, func() osd.Store {
+			if err := s.verify(); err != nil {
+				t.Fatal(err)
+			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -66,7 +66,9 @@ func (s *Store) log(pl *plan) (pos journal.Pos) {
 		b := s.w.Begin()
 		b = append(b, partFirst|partLast)
 		b = pl.encode(b)
-		must.Holdf(s.w.Len(b) <= pl.bytes, "log record of %d bytes, estimated %d", s.w.Len(b), pl.bytes)
+		if s.w.Len(b) > pl.bytes {
+			must.Holdf(false, "log record of %d bytes, estimated %d", s.w.Len(b), pl.bytes)
+		}
 		return s.w.Commit(b)
 	}
 	rec := pl.encode(make([]byte, 0, pl.bytes))

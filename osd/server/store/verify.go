@@ -38,6 +38,11 @@ func (s *Store) verify() error {
 				if !o.exists {
 					return fmt.Errorf("%v/%s is listed but absent", p.id, v.Name)
 				}
+				n := uint32(0)
+				o.blocks(func(uint32) { n++ })
+				if n != o.used {
+					return fmt.Errorf("%v/%s has %d blocks, counts %d", p.id, v.Name, n, o.used)
+				}
 				for i, r := range o.refs {
 					if r.phys == 0 {
 						continue
