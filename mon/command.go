@@ -1,0 +1,363 @@
+package mon
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/crush"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// command answers an operator. Words that show are answered from the maps; words that change
+// go through raft like every other change.
+func (l *Leader) command(ev Message, m *wire.MonCommand) {
+	var args []string
+	fail := func(errno uint32, format string, a ...any) {
+		l.send(ev.From, ev.Tid, &wire.MonCommandReply{Errno: errno, Text: fmt.Sprintf(format, a...)})
+	}
+	if err := json.Unmarshal(m.Args, &args); err != nil || len(args) == 0 || len(args) > 16 {
+		fail(EINVAL, "a command is a JSON array of words")
+		return
+	}
+	if show := shows[strings.Join(args, " ")]; show != nil {
+		b, err := json.Marshal(show(l))
+		if err != nil {
+			fail(EINVAL, "%v", err)
+			return
+		}
+		l.send(ev.From, ev.Tid, &wire.MonCommandReply{JSON: b})
+		return
+	}
+	c, err := l.parse(args)
+	if err != nil {
+		fail(EINVAL, "%v", err)
+		return
+	}
+	l.propose(c, request{to: ev.From, tid: ev.Tid, reply: func(s State, err error) wire.Message {
+		if errno, text := errnoOf(err); errno != 0 {
+			return &wire.MonCommandReply{Errno: errno, Text: text}
+		}
+		b, _ := json.Marshal(map[string]any{"done": c.String(), "osd_epoch": s.OSD.Epoch, "fs_epoch": s.FS.Epoch})
+		return &wire.MonCommandReply{JSON: b}
+	}})
+}
+
+// parse reads a command that changes something.
+func (l *Leader) parse(args []string) (Change, error) {
+	usage := fmt.Errorf("unknown command %q; known: %s, blocklist add KIND.NUM/NONCE [REASON], osd down|out|in ID, osd reweight ID SHARE, pg give-up PG OSD UUID", strings.Join(args, " "), strings.Join(sortedKeys(shows), ", "))
+	m := l.state.OSD
+	osd := func(s string) (clustermap.OSD, error) {
+		id, err := strconv.ParseInt(strings.TrimPrefix(s, "osd."), 10, 32)
+		o, ok := m.OSDs[wire.OSDID(id)]
+		if err != nil || !ok {
+			return o, fmt.Errorf("no OSD %q", s)
+		}
+		return o, nil
+	}
+	switch {
+	case len(args) >= 3 && args[0] == "blocklist" && args[1] == "add":
+		i, err := ParseInstance(args[2])
+		return &Block{Instance: i, Reason: strings.Join(append([]string{"operator"}, args[3:]...), " ")}, err
+	case len(args) == 3 && args[0] == "osd":
+		o, err := osd(args[2])
+		switch args[1] {
+		case "down":
+			return &OSDDown{ID: o.ID, Instance: o.Instance, Reason: "operator"}, err
+		case "out":
+			return &OSDPlace{ID: o.ID, In: o.In}, err
+		case "in":
+			return &OSDPlace{ID: o.ID, In: true, Reweight: crush.One}, err
+		}
+	case len(args) == 4 && args[0] == "osd" && args[1] == "reweight":
+		o, err := osd(args[2])
+		f, ferr := strconv.ParseFloat(args[3], 64)
+		if err == nil && (ferr != nil || f < 0 || f > 1) {
+			err = fmt.Errorf("a share is a number from 0 to 1, not %q", args[3])
+		}
+		return &OSDPlace{ID: o.ID, In: o.In, Reweight: uint32(f * crush.One)}, err
+	case len(args) == 5 && args[0] == "pg" && args[1] == "give-up":
+		for _, pg := range m.PGIDs() {
+			for _, mb := range m.PGs[pg].InSync {
+				if pg.String() == args[2] && strconv.Itoa(int(mb.ID)) == strings.TrimPrefix(args[3], "osd.") && mb.UUID.String() == args[4] {
+					return &PGGiveUp{PG: pg, Member: mb}, nil
+				}
+			}
+		}
+		return nil, fmt.Errorf("pg %s has no member %s with store %s", args[2], args[3], args[4])
+	}
+	return nil, usage
+}
+
+// ParseInstance reads what Instance.String prints.
+func ParseInstance(s string) (wire.Instance, error) {
+	kind, rest, _ := strings.Cut(s, ".")
+	num, nonce, ok := strings.Cut(rest, "/")
+	n, err1 := strconv.ParseUint(num, 10, 32)
+	x, err2 := strconv.ParseUint(nonce, 16, 64)
+	for k := wire.KindClient; k <= wire.KindTool; k++ {
+		if ok && err1 == nil && err2 == nil && k.String() == kind {
+			return wire.Instance{Kind: k, Num: uint32(n), Nonce: x}, nil
+		}
+	}
+	return wire.Instance{}, fmt.Errorf("%q is no instance; one looks like client.7/1a2b3c", s)
+}
+
+var shows map[string]func(*Leader) any
+
+func init() {
+	shows = map[string]func(*Leader) any{
+		"status":       (*Leader).showStatus,
+		"osd tree":     (*Leader).showTree,
+		"osd df":       (*Leader).showDF,
+		"osd dump":     (*Leader).showOSDs,
+		"pg dump":      (*Leader).showPGs,
+		"fs dump":      (*Leader).showFS,
+		"blocklist ls": (*Leader).showBlocklist,
+		"mon dump":     func(l *Leader) any { return l.state.Mon },
+	}
+}
+
+// Status is the answer to "status".
+type Status struct {
+	Cluster  string   `json:"cluster"`
+	Health   string   `json:"health"` // ok, warn
+	Problems []string `json:"problems"`
+	OSDEpoch uint64   `json:"osd_epoch"`
+	FSEpoch  uint64   `json:"fs_epoch"`
+	OSDs     int      `json:"osds"`
+	OSDsUp   int      `json:"osds_up"`
+	PGs      int      `json:"pgs"`
+	PGsFull  int      `json:"pgs_full_size"` // with all replicas in sync
+	Ranks    []string `json:"ranks"`
+	Full     bool     `json:"full"`
+	NearFull bool     `json:"nearfull"`
+}
+
+func (l *Leader) showStatus() any {
+	m := l.state.OSD
+	s := Status{Cluster: m.Cluster.String(), Health: "ok", OSDEpoch: uint64(m.Epoch), FSEpoch: uint64(l.state.FS.Epoch), OSDs: len(m.OSDs), PGs: len(m.PGs), Full: m.Full, NearFull: m.NearFull, Problems: []string{}}
+	for _, id := range m.OSDIDs() {
+		if m.OSDs[id].Up {
+			s.OSDsUp++
+		} else {
+			s.Problems = append(s.Problems, fmt.Sprintf("osd.%d is down", id))
+		}
+	}
+	for _, pg := range m.PGIDs() {
+		cfg := m.PGs[pg]
+		if len(cfg.InSync) >= m.Pools[pg.Pool].Size {
+			s.PGsFull++
+		}
+		if w := l.waits(pg, cfg); w != "" {
+			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %s", pg, w))
+		}
+	}
+	for _, id := range sortedKeys(m.Pools) {
+		if _, made := m.PGs[wire.PGID{Pool: id}]; !made {
+			s.Problems = append(s.Problems, fmt.Sprintf("pool %q waits for OSDs: %d are up, %d are wanted", m.Pools[id].Name, s.OSDsUp, m.Pools[id].Size))
+		}
+	}
+	for _, r := range sortedKeys(l.state.FS.Ranks) {
+		in := l.state.FS.Ranks[r]
+		s.Ranks = append(s.Ranks, fmt.Sprintf("%d: %v mds.%s", r, in.State, in.Daemon.Name))
+		if in.State != clustermap.RankActive {
+			s.Problems = append(s.Problems, fmt.Sprintf("rank %d is %v", r, in.State))
+		}
+	}
+	if m.Full {
+		s.Problems = append(s.Problems, "an OSD is full: only deletes are accepted")
+	}
+	if len(s.Problems) > 0 {
+		s.Health = "warn"
+	}
+	return s
+}
+
+// waits names whom a PG waits for (L1), or is empty.
+func (l *Leader) waits(pg wire.PGID, cfg clustermap.PGConfig) string {
+	m := l.state.OSD
+	if cfg.Primary == wire.NoOSD {
+		if len(cfg.InSync) == 1 {
+			mb := cfg.InSync[0]
+			if o, ok := m.OSDs[mb.ID]; ok && o.UUID != mb.UUID {
+				return fmt.Sprintf("lost: its last member was osd.%d with store %v, which is gone; bring that disk back or `pg give-up` it", mb.ID, mb.UUID)
+			}
+		}
+		var names []string
+		for _, mb := range cfg.InSync {
+			names = append(names, fmt.Sprintf("osd.%d", mb.ID))
+		}
+		return "waits for one of " + strings.Join(names, ", ")
+	}
+	if len(cfg.InSync) < m.Pools[pg.Pool].MinSize {
+		return fmt.Sprintf("writes wait: %d in sync, min_size is %d", len(cfg.InSync), m.Pools[pg.Pool].MinSize)
+	}
+	if i := slices.IndexFunc(cfg.InSync, func(mb clustermap.Member) bool { return !m.IsUp(mb) }); i >= 0 {
+		return fmt.Sprintf("writes wait for osd.%d, which is down and still in sync", cfg.InSync[i].ID)
+	}
+	return ""
+}
+
+func (l *Leader) showTree() any {
+	type node struct {
+		ID       int32   `json:"id"`
+		Name     string  `json:"name"`
+		Type     string  `json:"type"`
+		Weight   float64 `json:"weight"`
+		Class    string  `json:"class,omitempty"`
+		Up       bool    `json:"up,omitempty"`
+		Reweight float64 `json:"reweight,omitempty"`
+		Children []int32 `json:"children,omitempty"`
+	}
+	m := l.state.OSD
+	out := []node{}
+	for _, b := range m.Crush.Buckets {
+		out = append(out, node{ID: b.ID, Name: b.Name, Type: b.Type.String(), Children: b.Items})
+	}
+	for _, d := range m.Crush.Devices {
+		o := m.OSDs[wire.OSDID(d.ID)]
+		out = append(out, node{ID: d.ID, Name: fmt.Sprintf("osd.%d", d.ID), Type: "osd", Weight: float64(d.Weight) / crush.One, Class: d.Class, Up: o.Up, Reweight: float64(o.Reweight) / crush.One})
+	}
+	return out
+}
+
+func (l *Leader) showDF() any {
+	type df struct {
+		ID    int32  `json:"id"`
+		Total uint64 `json:"total"`
+		Used  uint64 `json:"used"`
+		PGs   int    `json:"pgs"`
+		Up    bool   `json:"up"`
+	}
+	out := []df{}
+	for _, id := range l.state.OSD.OSDIDs() {
+		o := l.state.OSD.OSDs[id]
+		d := df{ID: int32(id), Total: o.Total, Used: o.Used, Up: o.Up}
+		if life := l.osds[id]; life != nil && life.total != 0 {
+			d.Total, d.Used = life.total, life.used
+		}
+		for _, cfg := range l.state.OSD.PGs {
+			if cfg.Has(member(l.state.OSD, id)) {
+				d.PGs++
+			}
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func (l *Leader) showOSDs() any {
+	type osd struct {
+		ID       int32  `json:"id"`
+		UUID     string `json:"uuid"`
+		Instance string `json:"instance"`
+		Addr     string `json:"addr"`
+		Up       bool   `json:"up"`
+		In       bool   `json:"in"`
+		Boot     uint64 `json:"boot_epoch"`
+	}
+	m := l.state.OSD
+	out := struct {
+		Epoch uint64            `json:"epoch"`
+		Pools []clustermap.Pool `json:"pools"`
+		OSDs  []osd             `json:"osds"`
+		Full  bool              `json:"full"`
+	}{Epoch: uint64(m.Epoch), Full: m.Full, OSDs: []osd{}}
+	for _, id := range sortedKeys(m.Pools) {
+		out.Pools = append(out.Pools, m.Pools[id])
+	}
+	for _, id := range m.OSDIDs() {
+		o := m.OSDs[id]
+		out.OSDs = append(out.OSDs, osd{int32(id), o.UUID.String(), o.Instance.String(), o.Addr, o.Up, o.In, uint64(o.BootEpoch)})
+	}
+	return out
+}
+
+func (l *Leader) showPGs() any {
+	type pgRow struct {
+		PG       string  `json:"pg"`
+		Interval uint64  `json:"interval"`
+		InSync   []int32 `json:"in_sync"`
+		Learners []int32 `json:"learners"`
+		Up       []int32 `json:"up_set"`
+		Primary  int32   `json:"primary"`
+		State    string  `json:"state"` // the primary's word, when it is of this interval
+		Objects  uint64  `json:"objects"`
+		Bytes    uint64  `json:"bytes"`
+		Missing  uint64  `json:"missing"`
+		Waits    string  `json:"waits,omitempty"`
+	}
+	ids := func(ms []clustermap.Member) []int32 {
+		out := []int32{}
+		for _, mb := range ms {
+			out = append(out, int32(mb.ID))
+		}
+		return out
+	}
+	out := []pgRow{}
+	for _, pg := range l.state.OSD.PGIDs() {
+		cfg := l.state.OSD.PGs[pg]
+		r := pgRow{PG: pg.String(), Interval: cfg.Interval, InSync: ids(cfg.InSync), Learners: ids(cfg.Learners), Up: []int32{}, Primary: int32(cfg.Primary), State: "unknown", Waits: l.waits(pg, cfg)}
+		for _, id := range l.state.OSD.UpSet(pg) {
+			r.Up = append(r.Up, int32(id))
+		}
+		if s, ok := l.pgStats[pg]; ok {
+			r.Objects, r.Bytes, r.Missing = s.Objects, s.Bytes, s.Missing
+			if s.Interval == cfg.Interval {
+				r.State = s.State
+				if r.Waits == "" {
+					r.Waits = s.Waits
+				}
+			}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (l *Leader) showFS() any {
+	type rank struct {
+		Rank      int32    `json:"rank"`
+		State     string   `json:"state"`
+		Name      string   `json:"name"`
+		Instance  string   `json:"instance"`
+		Addr      string   `json:"addr"`
+		LeaseWait bool     `json:"lease_wait"`
+		FencedAt  uint64   `json:"fenced_at"`
+		InoRanges []uint64 `json:"ino_ranges"`
+	}
+	out := struct {
+		Epoch    uint64   `json:"epoch"`
+		MetaPool uint32   `json:"meta_pool"`
+		DataPool uint32   `json:"data_pool"`
+		Ranks    []rank   `json:"ranks"`
+		Standbys []string `json:"standbys"`
+	}{Epoch: uint64(l.state.FS.Epoch), MetaPool: l.state.FS.MetaPool, DataPool: l.state.FS.DataPool, Ranks: []rank{}, Standbys: []string{}}
+	for _, r := range sortedKeys(l.state.FS.Ranks) {
+		in := l.state.FS.Ranks[r]
+		out.Ranks = append(out.Ranks, rank{int32(r), in.State.String(), in.Daemon.Name, in.Daemon.Instance.String(), in.Daemon.Addr, in.LeaseWait, uint64(in.FencedAt), in.InoRanges})
+	}
+	for _, d := range sortedStandbys(l.state.FS) {
+		out.Standbys = append(out.Standbys, d.Name)
+	}
+	return out
+}
+
+func (l *Leader) showBlocklist() any {
+	type row struct {
+		Instance string `json:"instance"`
+		Since    uint64 `json:"since"`
+		Reason   string `json:"reason"`
+		Clean    bool   `json:"clean"`
+	}
+	out := []row{}
+	for _, i := range l.state.OSD.BlockedInstances() {
+		e := l.state.OSD.Blocklist[i]
+		out = append(out, row{i.String(), uint64(e.Since), e.Reason, e.Clean})
+	}
+	return out
+}
