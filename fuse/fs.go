@@ -1,0 +1,474 @@
+package fuse
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// fileSystem answers the kernel's requests.
+type fileSystem struct {
+	fuse.RawFileSystem // answers ENOSYS to what is not here
+	c                  *client.Client
+	log                zerolog.Logger
+	fhs                handles
+}
+
+func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
+	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), c: c, log: log}
+}
+
+func (fs *fileSystem) String() string { return "capstan" }
+
+func caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
+	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed}
+}
+
+func ino(n uint64) wire.Ino { return wire.Ino(n) }
+
+func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	k := caller(cancel, h)
+	e, err := fs.c.Lookup(&k, ino(h.NodeId), name)
+	if err != nil {
+		return status(err)
+	}
+	fillEntry(out, &e)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Forget(nodeid, nlookup uint64) { fs.c.Forget(ino(nodeid), nlookup) }
+
+func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	a, err := fs.c.Getattr(&k, ino(in.NodeId))
+	if err != nil {
+		return status(err)
+	}
+	fillAttr(&out.Attr, &a)
+	out.SetTimeout(a.TTL)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	a, err := fs.c.Getattr(&k, ino(in.NodeId))
+	if err != nil {
+		return status(err)
+	}
+	fillStatx(&out.Statx, &a)
+	out.SetTimeout(a.TTL)
+	return fuse.OK
+}
+
+func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	a, err := fs.c.Setattr(&k, ino(in.NodeId), setattr(in))
+	if err != nil {
+		return status(err)
+	}
+	fillAttr(&out.Attr, &a)
+	out.SetTimeout(a.TTL)
+	return fuse.OK
+}
+
+func (fs *fileSystem) made(e client.Entry, err error, out *fuse.EntryOut) fuse.Status {
+	if err != nil {
+		return status(err)
+	}
+	fillEntry(out, &e)
+	out.SetAttrTimeout(0) // the kernel does not know it yet: an invalidation would miss it
+	return fuse.OK
+}
+
+func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev})
+	return fs.made(e, err, out)
+}
+
+func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode&07777 | unix.S_IFDIR, Umask: in.Umask})
+	return fs.made(e, err, out)
+}
+
+func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	k := caller(cancel, h)
+	e, err := fs.c.Mknod(&k, ino(h.NodeId), name, client.Make{Mode: 0777 | unix.S_IFLNK, Target: target})
+	return fs.made(e, err, out)
+}
+
+func (fs *fileSystem) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	e, err := fs.c.Link(&k, ino(in.Oldnodeid), ino(in.NodeId), name)
+	return fs.made(e, err, out)
+}
+
+func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	k := caller(cancel, h)
+	return status(fs.c.Unlink(&k, ino(h.NodeId), name))
+}
+
+func (fs *fileSystem) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	k := caller(cancel, h)
+	return status(fs.c.Rmdir(&k, ino(h.NodeId), name))
+}
+
+func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	var fl uint32
+	if in.Flags&unix.RENAME_NOREPLACE != 0 {
+		fl |= wire.RenameNoReplace
+	}
+	if in.Flags&unix.RENAME_EXCHANGE != 0 {
+		fl |= wire.RenameExchange
+	}
+	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
+		return fuse.EINVAL
+	}
+	return status(fs.c.Rename(&k, ino(in.NodeId), from, ino(in.Newdir), to, fl))
+}
+
+func (fs *fileSystem) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	k := caller(cancel, h)
+	t, err := fs.c.Readlink(&k, ino(h.NodeId))
+	return []byte(t), status(err)
+}
+
+// Access is the kernel's own business under default_permissions.
+func (fs *fileSystem) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// ---- xattrs ----------------------------------------------------------------------------
+
+func fit(val, dest []byte) (uint32, fuse.Status) {
+	if len(val) > len(dest) {
+		return uint32(len(val)), fuse.ERANGE
+	}
+	return uint32(copy(dest, val)), fuse.OK
+}
+
+func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	k := caller(cancel, h)
+	v, err := fs.c.Getxattr(&k, ino(h.NodeId), name)
+	if err != nil {
+		return 0, status(err)
+	}
+	return fit(v, dest)
+}
+
+func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	k := caller(cancel, h)
+	v, err := fs.c.Listxattr(&k, ino(h.NodeId))
+	if err != nil {
+		return 0, status(err)
+	}
+	return fit(v, dest)
+}
+
+func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	return status(fs.c.Setxattr(&k, ino(in.NodeId), name, val, in.Flags))
+}
+
+func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	k := caller(cancel, h)
+	return status(fs.c.Removexattr(&k, ino(h.NodeId), name))
+}
+
+// ---- files -----------------------------------------------------------------------------
+
+// openFlags: a handle is cached or direct for all its life (F8): direct where somebody else
+// may be writing, and for O_APPEND, never with parallel direct writes (B3, B5).
+func openFlags(f *client.File) uint32 {
+	switch {
+	case f.Direct:
+		return fuse.FOPEN_DIRECT_IO
+	case f.Keep:
+		return fuse.FOPEN_KEEP_CACHE
+	}
+	return 0
+}
+
+func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	e, f, err := fs.c.Create(&k, ino(in.NodeId), name, in.Mode, in.Umask, in.Flags)
+	return fs.created(e, f, err, out)
+}
+
+func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	e, f, err := fs.c.Tmpfile(&k, ino(in.NodeId), in.Mode, in.Umask, in.Flags)
+	if st := status(err); st == fuse.ENOSYS {
+		return fuse.ENOTSUP
+	}
+	return fs.created(e, f, err, out)
+}
+
+func (fs *fileSystem) created(e client.Entry, f *client.File, err error, out *fuse.CreateOut) fuse.Status {
+	if st := fs.made(e, err, &out.EntryOut); st != fuse.OK {
+		return st
+	}
+	out.Fh = fs.fhs.add(f)
+	out.OpenFlags = openFlags(f)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	f, err := fs.c.Open(&k, ino(in.NodeId), in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0)
+	if err != nil {
+		return status(err)
+	}
+	out.Fh = fs.fhs.add(f)
+	out.OpenFlags = openFlags(f)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return nil, fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	b, err := fs.c.Read(&k, h.f, in.Offset, int(in.Size))
+	if err != nil {
+		return nil, status(err)
+	}
+	return fuse.ReadResultData(b), fuse.OK
+}
+
+func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return 0, fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	n, err := fs.c.Write(&k, h.f, data, in.Offset, client.WriteFlags{
+		Append:   in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0,
+		FromMmap: in.WriteFlags&fuse.WRITE_CACHE != 0,
+		Kill:     in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0,
+		Sync:     in.Flags&syscall.O_DSYNC != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0,
+	})
+	return uint32(n), status(err)
+}
+
+// Writev: the device hands data in one piece.
+func (fs *fileSystem) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) == 1 {
+		return fs.Write(cancel, in, data[0])
+	}
+	return 0, fuse.ENOSYS
+}
+
+func (fs *fileSystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	k := caller(cancel, &in.InHeader)
+	off, err := fs.c.Lseek(&k, h.f, in.Offset, in.Whence == unix.SEEK_HOLE)
+	out.Offset = off
+	return status(err)
+}
+
+// Flush is sent at each close of a descriptor: the process's POSIX locks on the file go (F14).
+func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	h.flushed(in.LockOwner)
+	fs.c.UnlockOwner(h.f, in.LockOwner, false)
+	if fs.c.LostData(h.f) {
+		return fuse.EIO
+	}
+	return fuse.OK
+}
+
+func (fs *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	h := fs.fhs.remove(in.Fh)
+	if h == nil {
+		return
+	}
+	const flockUnlock = 1 << 1
+	if in.ReleaseFlags&flockUnlock != 0 {
+		fs.c.UnlockOwner(h.f, in.LockOwner, true)
+	}
+	for _, o := range h.left() {
+		fs.c.UnlockOwner(h.f, o, false)
+	}
+	fs.c.Release(h.f)
+}
+
+func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	return status(fs.c.Fsync(&k, h.f))
+}
+
+func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	return status(fs.c.Fallocate(&k, h.f, in.Offset, in.Length, in.Mode))
+}
+
+// CopyFileRange: the kernel copies by itself then (F20).
+func (fs *fileSystem) CopyFileRange(<-chan struct{}, *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	return 0, fuse.Status(syscall.EOPNOTSUPP)
+}
+
+// Ioctl: there are none.
+func (fs *fileSystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}
+
+// ---- locks -----------------------------------------------------------------------------
+
+func lockOf(in *fuse.LkIn) (l wire.FileLock, st fuse.Status) {
+	l = wire.FileLock{Flock: in.LkFlags&fuse.LK_FLOCK != 0, Owner: in.Owner, PID: in.Lk.Pid, Start: in.Lk.Start, End: in.Lk.End}
+	switch in.Lk.Typ {
+	case syscall.F_RDLCK:
+		l.Type = wire.LockRead
+	case syscall.F_WRLCK:
+		l.Type = wire.LockWrite
+	case syscall.F_UNLCK:
+		l.Type = wire.LockUnlock
+	default:
+		return l, fuse.EINVAL
+	}
+	if l.Flock {
+		l.Start, l.End = 0, client.EndOfFile
+	}
+	return l, fuse.OK
+}
+
+func (fs *fileSystem) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	l, st := lockOf(in)
+	if st != fuse.OK {
+		return st
+	}
+	k := caller(cancel, &in.InHeader)
+	r, err := fs.c.Getlk(&k, h.f, l)
+	if err != nil {
+		return status(err)
+	}
+	out.Lk = fuse.FileLock{Start: r.Start, End: r.End, Pid: r.PID, Typ: syscall.F_UNLCK}
+	switch r.Type {
+	case wire.LockRead:
+		out.Lk.Typ = syscall.F_RDLCK
+	case wire.LockWrite:
+		out.Lk.Typ = syscall.F_WRLCK
+	}
+	return fuse.OK
+}
+
+func (fs *fileSystem) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
+	return fs.setLk(cancel, in, false)
+}
+
+// SetLkw is the one request that a signal may end with EINTR (B9).
+func (fs *fileSystem) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
+	return fs.setLk(cancel, in, true)
+}
+
+func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	l, st := lockOf(in)
+	if st != fuse.OK {
+		return st
+	}
+	l.Wait = wait && l.Type != wire.LockUnlock
+	k := caller(cancel, &in.InHeader)
+	if !l.Flock && l.Type != wire.LockUnlock {
+		h.took(l.Owner)
+	}
+	return status(fs.c.Setlk(&k, h.f, l))
+}
+
+// ---- directories -----------------------------------------------------------------------
+
+func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	k := caller(cancel, &in.InHeader)
+	f, err := fs.c.Open(&k, ino(in.NodeId), 0, false)
+	if err != nil {
+		return status(err)
+	}
+	out.Fh = fs.fhs.add(f)
+	return fuse.OK
+}
+
+func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
+		return out.AddDirEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
+	}))
+}
+
+func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	h := fs.fhs.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	k := caller(cancel, &in.InHeader)
+	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
+		o := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
+		if o == nil {
+			return false
+		}
+		if x, ok := fs.c.EntryFor(e); ok { // the reference is counted only for a row that fits
+			fillEntry(o, &x)
+		}
+		return true
+	}))
+}
+
+func (fs *fileSystem) ReleaseDir(in *fuse.ReleaseIn) {
+	if h := fs.fhs.remove(in.Fh); h != nil {
+		fs.c.Release(h.f)
+	}
+}
+
+func (fs *fileSystem) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return fs.Fsync(cancel, in)
+}
+
+func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	k := caller(cancel, h)
+	s, err := fs.c.Statfs(&k)
+	if err != nil {
+		return status(err)
+	}
+	out.Bsize, out.Frsize = blockSize, blockSize
+	out.Blocks = s.Total / blockSize
+	out.Bfree = s.Avail / blockSize
+	out.Bavail = out.Bfree
+	out.Files = s.Inodes + 1<<40
+	out.Ffree = 1 << 40
+	out.NameLen = wire.MaxName
+	return fuse.OK
+}

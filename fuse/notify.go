@@ -1,0 +1,36 @@
+package fuse
+
+import (
+	"encoding/binary"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// notifier tells the kernel what its caches may not keep. Each notification is a write of
+// its own, so one that blocks (F1) does not hold up the others.
+type notifier struct {
+	raw *fuse.Server
+	fd  int // our own descriptor of the connection, for what go-fuse cannot say
+}
+
+// Attrs voids attributes; pages stay. It never blocks (F2).
+func (n *notifier) Attrs(ino wire.Ino) { n.raw.InodeNotify(uint64(ino), -1, 0) }
+
+// Pages voids attributes and all pages, dirty ones being written first. It blocks while a
+// READ, or a WRITE of part of a page, is parked (F1, F3).
+func (n *notifier) Pages(ino wire.Ino) { n.raw.InodeNotify(uint64(ino), 0, 0) }
+
+// Prune lets the kernel drop the inode if nobody uses it. Kernels before FUSE 7.45 refuse
+// and keep it until memory is short.
+func (n *notifier) Prune(ino wire.Ino) {
+	const size = 16 + 16 + 8
+	b := make([]byte, size)
+	binary.NativeEndian.PutUint32(b[0:], size)
+	binary.NativeEndian.PutUint32(b[4:], 9) // FUSE_NOTIFY_PRUNE; unique 0: a notification
+	binary.NativeEndian.PutUint32(b[16:], 1)
+	binary.NativeEndian.PutUint64(b[32:], uint64(ino))
+	unix.Write(n.fd, b)
+}
