@@ -144,6 +144,7 @@ func (p *pg) onLearnStart(m *wire.LearnStart) {
 	t.Meta = append(t.Meta, l.kv())
 	p.log, p.tail, p.last, p.committed = nil, m.From, m.From, m.From
 	p.base = base
+	p.capDurable(m.From)
 	p.rebuildDedup()
 	l.started = true
 	l.missing = map[string]wire.Version{}

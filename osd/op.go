@@ -270,6 +270,9 @@ func (p *pg) advance() {
 	woken := false
 	for ; i < len(p.log) && !c.Less(p.log[i].h.Version); i++ {
 		e := p.log[i]
+		if p.o.cfg.Committed != nil {
+			p.o.cfg.Committed(p.id, e.h)
+		}
 		for _, w := range e.waiters {
 			p.answer(w, e.h)
 		}

@@ -42,8 +42,9 @@ type Config struct {
 	LogKeep     int   // entries of log kept, 256
 	Faults      Fault
 
-	// Logged, when not nil, sees every entry that gets a version here; for checkers.
-	Logged func(pg wire.PGID, h *wire.LogEntry)
+	// Logged and Committed, when not nil, see every entry that gets a version here, and every one
+	// that this primary commits; for checkers.
+	Logged, Committed func(pg wire.PGID, h *wire.LogEntry)
 
 	// UpSet says where replicas should be; nil: the map's CRUSH. Sim has its own.
 	UpSet func(*clustermap.OSDMap, wire.PGID) []wire.OSDID
@@ -230,7 +231,9 @@ func (o *OSD) Stats() Stats { return o.stats }
 func (o *OSD) Epoch() wire.Epoch { return o.m.Epoch }
 
 func (o *OSD) send(to wire.OSDID, m wire.Message, data ...[]byte) {
-	o.eff.Sends = append(o.eff.Sends, Send{to, m, data})
+	if to != wire.NoOSD {
+		o.eff.Sends = append(o.eff.Sends, Send{to, m, data})
+	}
 }
 
 func (o *OSD) wantEpoch(e wire.Epoch) {

@@ -120,6 +120,9 @@ func (o *OSD) load(id wire.PGID) {
 	if p.committed.Less(p.tail) {
 		p.committed = p.tail
 	}
+	if p.last.Less(p.committed) { // of a log that was thrown away since (a learner's new start)
+		p.committed = p.last
+	}
 	p.durable = p.last
 	p.base = loadTable(o.store.Meta(id, dedupPrefix))
 	p.rebuildDedup()
@@ -194,7 +197,21 @@ func (p *pg) cutLog(v wire.Version) {
 	clear(p.log[i:])
 	p.log = p.log[:i]
 	p.last = v
+	p.capDurable(v)
 	p.rebuildDedup()
+}
+
+// capDurable forgets, of transactions under way, what a cut has taken back: when they become
+// durable, no more than v of this log is.
+func (p *pg) capDurable(v wire.Version) {
+	for i := range p.marks {
+		if v.Less(p.marks[i].version) {
+			p.marks[i].version = v
+		}
+	}
+	if v.Less(p.durable) {
+		p.durable = v
+	}
 }
 
 func (p *pg) rebuildDedup() {

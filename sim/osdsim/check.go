@@ -21,11 +21,18 @@ func (n *node) clientOp(conn int, inst wire.Instance, tid wire.Tid, front, data 
 	n.step(&osd.Event{Kind: osd.EvOp, Conn: osd.ConnID(conn), From: inst, Tid: tid, Msg: m, Data: data})
 }
 
-// logged checks I6: the instance of a new entry may not be blocklisted at or below a barrier
-// that this PG has answered under.
+// logged notes, for I6, entries of instances that were blocklisted at or below a barrier that
+// this PG had answered under. A deposed primary may still log such a thing: it has not heard.
 func (w *World) logged(pg wire.PGID, h *wire.LogEntry) {
 	if b, ok := w.mon.M.Blocklist[h.Client]; ok && b.Since <= w.barrier[pg] {
-		w.fail("I6: pg %v: %v tid %d of %v gets a version; it is fenced since %d and barrier %d was answered", pg, h.Version, h.Tid, h.Client, b.Since, w.barrier[pg])
+		w.fenced[versionKey{pg, h.Version}] = fmt.Sprintf("logged at %.3fs, fenced since epoch %d, barrier %d had been answered", float64(w.now)/1e9, b.Since, w.barrier[pg])
+	}
+}
+
+// committed is I6: what was logged behind the fence must never take effect.
+func (w *World) committed(pg wire.PGID, h *wire.LogEntry) {
+	if why, ok := w.fenced[versionKey{pg, h.Version}]; ok {
+		w.fail("I6: pg %v: %v, tid %d of %v, is committed: %s", pg, h.Version, h.Tid, h.Client, why)
 	}
 }
 

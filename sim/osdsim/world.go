@@ -46,12 +46,18 @@ type World struct {
 	history  []*record
 	barrier  map[wire.PGID]wire.Epoch // I6: highest barrier of an answered op
 	versions map[tidKey]wire.Version  // I5: of answered writes
+	fenced   map[versionKey]string    // I6: entries that may never be committed
 	changes  int
 }
 
 type tidKey struct {
 	inst wire.Instance
 	tid  wire.Tid
+}
+
+type versionKey struct {
+	pg wire.PGID
+	v  wire.Version
 }
 
 type event struct {
@@ -151,7 +157,7 @@ func Run(opt Options) (err error) {
 	if opt.Seconds == 0 {
 		opt.Seconds = 30
 	}
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{}, versions: map[tidKey]wire.Version{}}
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{}, versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if w.opt.Verbose != nil {
@@ -251,7 +257,7 @@ func (n *node) start() {
 	n.inst = wire.Instance{Kind: wire.KindOSD, Num: uint32(n.id), Nonce: w.nonce << 32}
 	life := n.life
 	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults, UpSet: UpSet,
-		Logged: w.logged,
+		Logged: w.logged, Committed: w.committed,
 		Stored: func(pg wire.PGID, seq uint64, err error) {
 			w.after(0, func() {
 				if n.life == life {

@@ -1,0 +1,222 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	monserver "github.com/capstan-fs/capstan/mon/server"
+	"github.com/capstan-fs/capstan/monc"
+	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/objecter"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// cluster is a monitor and OSDs in one process over memory.
+type cluster struct {
+	t    testing.TB
+	net  msgr.Network
+	uuid wire.UUID
+	dir  string
+	mon  *monserver.Daemon
+	osds []*Daemon
+	log  zerolog.Logger
+}
+
+func newCluster(t testing.TB, osds int) *cluster {
+	c := &cluster{t: t, net: msgr.NewMemory(), uuid: wire.UUID{7}, dir: t.TempDir(), log: zerolog.Nop()}
+	if testing.Verbose() {
+		c.log = zerolog.New(zerolog.NewTestWriter(t))
+	}
+	var err error
+	if c.mon, err = monserver.Start(t.Context(), monserver.Config{Net: c.net, Dir: c.dir + "/mon", Name: "a", Addr: "mem:mon", Cluster: c.uuid, Log: c.log}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.mon.Close() })
+	c.osds = make([]*Daemon, osds)
+	var wg sync.WaitGroup
+	for i := range osds {
+		wg.Go(func() { c.start(i) })
+	}
+	wg.Wait()
+	t.Cleanup(func() {
+		for _, o := range c.osds {
+			if o != nil {
+				o.Close()
+			}
+		}
+	})
+	return c
+}
+
+func (c *cluster) start(i int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	o, err := Start(ctx, Config{Net: c.net, Dir: fmt.Sprintf("%s/osd.%d", c.dir, i), ID: wire.OSDID(i), Listen: fmt.Sprintf("mem:osd.%d", i), MonAddrs: []string{"mem:mon"}, Cluster: c.uuid, Log: c.log})
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	c.osds[i] = o
+}
+
+func (c *cluster) client(n uint32) (*objecter.Objecter, *monc.Client) {
+	self := msgr.Peer{Instance: wire.Instance{Kind: wire.KindClient, Num: n, Nonce: uint64(n) + 1000}, Cluster: c.uuid}
+	m, err := monc.Dial(c.t.Context(), monc.Config{Net: c.net, Addrs: []string{"mem:mon"}, Self: self, Log: c.log})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	o := objecter.New(objecter.Config{Net: c.net, Maps: m, Self: self, Log: c.log})
+	c.t.Cleanup(func() { o.Close(); m.Close() })
+	return o, m
+}
+
+// until waits for a state that comes by itself.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(25 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func full(m *clustermap.OSDMap) bool {
+	for _, p := range m.PGs {
+		if len(p.InSync) < 3 || p.Primary == wire.NoOSD {
+			return false
+		}
+	}
+	return len(m.PGs) > 0
+}
+
+func write(t testing.TB, o *objecter.Objecter, name string, data []byte) wire.Version {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, err := o.Do(ctx, wire.ObjectID{Pool: 2, Name: name}, []wire.ObjOp{{Kind: wire.ObjWriteFull, Data: data}}, objecter.Options{})
+	if err != nil || r.Errno != 0 {
+		t.Fatalf("write %s: %v errno %d", name, err, r.Errno)
+	}
+	return r.Version
+}
+
+func read(t testing.TB, o *objecter.Objecter, name string) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, err := o.Do(ctx, wire.ObjectID{Pool: 2, Name: name}, []wire.ObjOp{{Kind: wire.ObjRead, Len: 1 << 20}, {Kind: wire.ObjStat}}, objecter.Options{})
+	if err != nil || r.Errno != 0 {
+		t.Fatalf("read %s: %v errno %d", name, err, r.Errno)
+	}
+	return r.Ops[0].Data
+}
+
+// TestAClusterKeepsWhatItAnswered is the whole path once: monitor, three OSDs with real stores,
+// two clients; then one OSD loses its directory and comes back under its id while writes go on.
+func TestAClusterKeepsWhatItAnswered(t *testing.T) {
+	begin := time.Now()
+	c := newCluster(t, 3)
+	a, maps := c.client(1)
+	b, _ := c.client(2)
+	write(t, a, "first", []byte("x"))
+	t.Logf("first write answered %v after the start", time.Since(begin))
+	want := map[string][]byte{}
+	for i := range 200 {
+		n, d := fmt.Sprintf("o%d", i), bytes.Repeat([]byte{byte(i)}, 100+i*37)
+		write(t, a, n, d)
+		want[n] = d
+	}
+	for n, d := range want {
+		if got := read(t, b, n); !bytes.Equal(got, d) {
+			t.Fatalf("%s: %d bytes, want %d", n, len(got), len(d))
+		}
+	}
+	old := c.osds[1].UUID()
+	c.osds[1].Kill()
+	c.osds[1] = nil
+	if err := removeAll(fmt.Sprintf("%s/osd.1", c.dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.start(1)
+	if c.osds[1] == nil {
+		t.FailNow()
+	}
+	if c.osds[1].UUID() == old {
+		t.Fatal("an emptied directory kept its uuid")
+	}
+	for i := range 100 {
+		n, d := fmt.Sprintf("o%d", i), bytes.Repeat([]byte{byte(i + 1)}, 50+i*11)
+		write(t, a, n, d)
+		want[n] = d
+	}
+	until(t, "all replicas back", func() bool { return full(maps.OSDMap()) })
+	// What the new store holds must be everything, byte for byte.
+	for n, d := range want {
+		pg := maps.OSDMap().PGOf(wire.ObjectID{Pool: 2, Name: n})
+		got := make([]byte, len(d)+1)
+		k, err := c.osds[1].store.Read(pg, n, 0, got)
+		if err != nil || !bytes.Equal(got[:k], d) {
+			t.Fatalf("%s in the refilled OSD: %d bytes (%v), want %d", n, k, err, len(d))
+		}
+		if got := read(t, b, n); !bytes.Equal(got, d) {
+			t.Fatalf("%s: %d bytes, want %d", n, len(got), len(d))
+		}
+	}
+}
+
+// BenchmarkWrite4K is a replicated write of 4 KiB through client, primary and two members.
+func BenchmarkWrite4K(b *testing.B) {
+	c := newCluster(b, 3)
+	o, _ := c.client(1)
+	data := make([]byte, 4096)
+	write(b, o, "o0", data)
+	cpu := cpuTime()
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	sem := make(chan struct{}, 32)
+	for i := range b.N {
+		sem <- struct{}{}
+		wg.Add(1)
+		o.Submit(wire.ObjectID{Pool: 2, Name: fmt.Sprintf("o%d", i%256)}, []wire.ObjOp{{Kind: wire.ObjWrite, Off: uint64(i/256%256) * 4096, Data: data}}, objecter.Options{}, func(objecter.Result, error) {
+			<-sem
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/1000, "cpu-µs/op")
+}
+
+// BenchmarkWrite4KOne has one write in flight.
+func BenchmarkWrite4KOne(b *testing.B) {
+	c := newCluster(b, 3)
+	o, _ := c.client(1)
+	data := make([]byte, 4096)
+	write(b, o, "o0", data)
+	cpu := cpuTime()
+	b.ResetTimer()
+	for i := range b.N {
+		_, _ = o.Do(context.Background(), wire.ObjectID{Pool: 2, Name: "o1"}, []wire.ObjOp{{Kind: wire.ObjWrite, Off: uint64(i%256) * 4096, Data: data}}, objecter.Options{})
+	}
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/1000, "cpu-µs/op")
+}
+
+// BenchmarkRead4K has one read in flight.
+func BenchmarkRead4K(b *testing.B) {
+	c := newCluster(b, 3)
+	o, _ := c.client(1)
+	write(b, o, "o0", make([]byte, 64<<10))
+	cpu := cpuTime()
+	b.ResetTimer()
+	for i := range b.N {
+		_, _ = o.Do(context.Background(), wire.ObjectID{Pool: 2, Name: "o0"}, []wire.ObjOp{{Kind: wire.ObjRead, Off: uint64(i%16) * 4096, Len: 4096}}, objecter.Options{})
+	}
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/1000, "cpu-µs/op")
+}
