@@ -117,7 +117,7 @@ func TestSessionSurvivesBreaks(t *testing.T) {
 			n := &breaking{Network: NewMemory(), rng: rand.New(rand.NewPCG(seed, 1)), left: 30}
 			there, here := newCounter(t, "server", frames), newCounter(t, "client", frames)
 			conns := make(chan *Conn, 100)
-			s := serve(t, n, "mem:x", func(c *Conn) Handler { conns <- c; return there }, Options{Linger: 200 * time.Millisecond})
+			s := serve(t, n, "mem:x", func(c *Conn) Handler { conns <- c; return there }, Options{Linger: 3 * time.Second})
 			c, err := DialSession(ctx5(t), n, s.Addr(), clientSelf, here, Options{})
 			if err != nil {
 				t.Fatal(err)

@@ -78,7 +78,7 @@ func osdCmd() *cobra.Command {
 				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
 			})
 		}}
-	f.add(cmd, "log_level", "osd_size", "osd_grow", "osd_lease", "repl_grace", "osd_heartbeat")
+	f.add(cmd, "log_level", "osd_size", "osd_lease", "repl_grace", "osd_heartbeat")
 	cmd.Flags().IntVar(&id, "id", 0, "number of the OSD")
 	_ = cmd.MarkFlagRequired("id")
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else osd_data)")
@@ -99,7 +99,7 @@ func mdsCmd() *cobra.Command {
 				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
 			})
 		}}
-	f.add(cmd, "log_level", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "mds_cache", "object_size")
+	f.add(cmd, "log_level", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "object_size")
 	cmd.Flags().StringVar(&name, "name", "a", "its name")
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mds_data)")
 	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mds_listen)")

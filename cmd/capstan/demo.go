@@ -52,7 +52,7 @@ func demo(cmd *cobra.Command, dir, mnt string, over *conf.Overrides) error {
 	if err != nil {
 		return err
 	}
-	m, err := l.Mount(ctx, mnt, cluster.MountOptions{FSName: "capstan-demo"})
+	m, err := l.Mount(ctx, mnt, "fsname=capstan-demo")
 	if err == nil {
 		printDemo(cmd, l, dir, mnt, time.Since(began))
 		cluster.TellParent(mnt, nil)

@@ -40,7 +40,7 @@ func devUpCmd() *cobra.Command {
 		}}
 	dirFlag(cmd, &dir)
 	over.Flags(cmd.Flags(), "osds", "osd_size", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data", "object_size", "log_level",
-		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "mds_recovery_budget", "dirty_expire", "mds_cache")
+		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "mds_recovery_budget", "dirty_expire")
 	later(cmd, "ranks", 1, "several ranks")
 	later(cmd, "standbys", 0, "standbys")
 	later(cmd, "mons", 1, "several monitors")

@@ -28,16 +28,12 @@ func mountCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			opt, err := cluster.ParseMountOptions(options)
-			if err != nil {
-				return err
-			}
 			mnt, err := filepath.Abs(args[0])
 			if err != nil {
 				return err
 			}
 			if foreground {
-				return mountHere(cmd.Context(), c, mnt, opt)
+				return mountHere(cmd.Context(), c, mnt, options)
 			}
 			// Mistakes that can be seen from here are told without a second process.
 			if err := cluster.CheckMountpoint(mnt); err != nil {
@@ -58,7 +54,7 @@ func mountCmd() *cobra.Command {
 			_, _, err = cluster.Spawn(logFile, mountLimit, append(again, mnt)...)
 			return err
 		}}
-	f.add(cmd, "log_level", "dirty_expire", "dirty_max", "cache_max")
+	f.add(cmd, "log_level", "dirty_expire")
 	cmd.Flags().StringVarP(&options, "options", "o", "", "mount `options`: ro, allow_other, …")
 	cmd.Flags().BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground")
 	cmd.Flags().StringVar(&logFile, "log", "", "log `file` of a mount in the background (else log/ beside the configuration, if it exists)")
@@ -74,13 +70,13 @@ func defaultLog(confPath string) string {
 	return os.DevNull
 }
 
-func mountHere(ctx context.Context, c *conf.Config, mnt string, opt cluster.MountOptions) error {
+func mountHere(ctx context.Context, c *conf.Config, mnt, options string) error {
 	log, err := cluster.Logger(c.LogLevel, os.Stderr)
 	if err != nil {
 		return err
 	}
 	env := &cluster.Env{Net: msgr.TCP(), Conf: c, Log: log}
-	m, err := env.Mount(ctx, mnt, opt)
+	m, err := env.Mount(ctx, mnt, options)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"mds":                {"locker", "caps", "journal", "clustermap", "wire", "mds/filelock"},
 	"mds/filelock":       {"wire"},
 	"osd":                {"journal", "clustermap", "wire"},
-	"mon":                {"clustermap", "wire"},
+	"mon":                {"clustermap", "crush", "wire"}, // crush: it builds the CRUSH tree that clustermap carries
 	"msgr":               {"wire"},
 	"monc":               {"clustermap", "msgr", "wire"}, // the line to the monitors that daemons and clients share
 	"objecter":           {"clustermap", "msgr", "wire", "monc"},
@@ -46,8 +46,8 @@ var allowed = map[string][]string{
 }
 
 // anything: assembly, whole-cluster tests and their tools. internal/cluster is cmd's assembly
-// of daemons, shared with integration tests.
-var anything = []string{"cmd/", "integration", "sim", "bench/", "internal/cluster", "explore", "locker/explore"}
+// of daemons, shared with integration tests. storetest is a conformance test of any osd.Store.
+var anything = []string{"cmd/", "integration", "osd/server/store/storetest", "sim", "bench/", "internal/cluster", "explore", "locker/explore"}
 
 // cores are pure: no sockets, files, clocks or goroutines. wire may use time for
 // conversions; so may they, for time.Duration and constants (see noClock).

@@ -4,15 +4,23 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"os"
 	"syscall"
 
 	"github.com/rs/zerolog"
 
+	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/internal/conf"
+	mdsserver "github.com/capstan-fs/capstan/mds/server"
+	"github.com/capstan-fs/capstan/mon"
+	monserver "github.com/capstan-fs/capstan/mon/server"
 	"github.com/capstan-fs/capstan/msgr"
+	"github.com/capstan-fs/capstan/osd"
+	osdserver "github.com/capstan-fs/capstan/osd/server"
+	"github.com/capstan-fs/capstan/osd/server/store"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -30,14 +38,15 @@ type Daemon struct {
 	Failed     <-chan error // it ended by itself; nil: it never does
 	close      func() error
 	dir        *DataDir
+	admin      *admin.Registry
+	socket     *admin.Server
 }
 
 // Close stops the daemon cleanly and gives its directory up.
 func (d *Daemon) Close() error {
+	d.socket.Close()
 	err := d.close()
-	if d.dir != nil {
-		d.dir.Close()
-	}
+	d.dir.Close()
 	if err != nil {
 		return fmt.Errorf("stop %s: %w", d.Name, err)
 	}
@@ -61,20 +70,19 @@ func NewClusterID() (u wire.UUID) {
 	return u
 }
 
-// listen opens a daemon's port, and explains what may be in its way.
-func (e *Env) listen(name, addr, setting string) (net.Listener, error) {
-	l, err := e.Net.Listen(addr)
+// explain says what to do about an error of a daemon's start.
+func explain(name, addr, setting string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s: the address %s is in use by another process: stop that one (`ss -ltnp` shows it), or choose another %s", name, addr, setting)
+		return fmt.Errorf("%s: the address %s is in use by another process: stop that one (`ss -ltnp` shows it), or choose another %s", name, addr, setting)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s: %s is no address of this machine: correct %s", name, addr, setting)
+		return fmt.Errorf("%s: %s is no address of this machine: correct %s", name, addr, setting)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%s: this user may not listen on %s: choose a port above 1023 in %s", name, addr, setting)
-	case err != nil:
-		return nil, fmt.Errorf("%s: listen on %s: %w", name, addr, err)
+		return fmt.Errorf("%s: this user may not listen on %s: choose a port above 1023 in %s", name, addr, setting)
+	case errors.Is(err, msgr.ErrOtherCluster):
+		return fmt.Errorf("%w: correct mon_addrs or cluster in the configuration", err)
 	}
-	return l, nil
+	return err
 }
 
 // start is what the three kinds of daemon have in common: the directory and its cleanup.
@@ -83,8 +91,22 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Name: name, Role: role, dir: data}
-	if err := run(d); err != nil {
+	d := &Daemon{Name: name, Role: role, dir: data, admin: admin.NewRegistry()}
+	err = run(d)
+	if err == nil {
+		d.admin.Register("status", func(json.RawMessage) (any, error) {
+			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster}, nil
+		})
+		path := e.Conf.AdminSocket
+		if path == "" {
+			path = data.File(admin.SocketName)
+		}
+		d.socket, err = admin.Serve(path, d.admin)
+	}
+	if err != nil {
+		if d.socket == nil && d.close != nil {
+			_ = d.close() // it ran, but came to nothing
+		}
 		data.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -94,20 +116,63 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 	return d, nil
 }
 
-var errNotBuilt = errors.New("this daemon is not part of the program yet")
-
 // StartMon starts monitor `name` on its directory; an empty one makes the cluster.
 func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, error) {
-	return e.start(ctx, dir, "mon", "mon."+name, func(d *Daemon) error { return errNotBuilt })
+	return e.start(ctx, dir, "mon", "mon."+name, func(d *Daemon) error {
+		settings := mon.Defaults()
+		settings.OSDSilence = int64(e.Conf.DownGrace)
+		settings.MDSLease = int64(e.Conf.RankLease())
+		run, err := monserver.Start(ctx, monserver.Config{
+			Net: e.Net, Dir: d.dir.File("store"), Name: name, Addr: listen, Cluster: e.Conf.Cluster,
+			Instance: instance(wire.KindMon, 0), Size: e.Conf.PoolSize, MinSize: e.Conf.MinSize(),
+			MetaPGs: uint32(e.Conf.PGNumMeta), DataPGs: uint32(e.Conf.PGNumData),
+			Settings: settings, Log: e.Log.With().Str("daemon", "mon."+name).Logger(),
+		})
+		if err != nil {
+			return explain("mon."+name, listen, "mon_listen", err)
+		}
+		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
+		d.admin.Register("maps", func(json.RawMessage) (any, error) {
+			s := run.State()
+			return map[string]any{"leading": run.Leading(), "osd": s.OSD.Epoch, "fs": s.FS.Epoch}, nil
+		})
+		return run.WaitLeader(ctx)
+	})
 }
 
 // StartOSD starts OSD `id` on its directory.
 func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon, error) {
 	name := fmt.Sprintf("osd.%d", id)
-	return e.start(ctx, dir, "osd", name, func(d *Daemon) error { return errNotBuilt })
+	return e.start(ctx, dir, "osd", name, func(d *Daemon) error {
+		run, err := osdserver.Start(ctx, osdserver.Config{
+			Net: e.Net, Dir: d.dir.File("store"), ID: wire.OSDID(id), Listen: listen, MonAddrs: e.Conf.MonAddrs,
+			Cluster: e.Conf.Cluster, Log: e.Log.With().Str("daemon", name).Logger(),
+			Store: store.Options{Bytes: int64(e.Conf.OSDSize)},
+			Core:  osd.Config{LeaseNs: int64(e.Conf.OSDLease), GraceNs: int64(e.Conf.ReplGrace), HeartbeatNs: int64(e.Conf.OSDHeartbeat)},
+		})
+		if err != nil {
+			return explain(name, listen, "osd_listen", err)
+		}
+		d.Addr, d.close = run.Addr(), run.Close
+		d.admin.Register("pgs", func(json.RawMessage) (any, error) { return run.Query(), nil })
+		d.admin.Register("stats", func(json.RawMessage) (any, error) { return run.Stats(), nil })
+		return nil
+	})
 }
 
 // StartMDS starts a metadata daemon; the monitors give it a rank.
 func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, error) {
-	return e.start(ctx, dir, "mds", "mds."+name, func(d *Daemon) error { return errNotBuilt })
+	return e.start(ctx, dir, "mds", "mds."+name, func(d *Daemon) error {
+		run, err := mdsserver.Start(ctx, mdsserver.Config{
+			Net: e.Net, Name: name, Listen: listen, MonAddrs: e.Conf.MonAddrs, Cluster: e.Conf.Cluster,
+			Validity: e.Conf.SessionValidity, Revoke: e.Conf.RevokeDeadline, Beacon: e.Conf.BeaconInterval,
+			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(),
+		})
+		if err != nil {
+			return explain("mds."+name, listen, "mds_listen", err)
+		}
+		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
+		run.Register(d.admin)
+		return nil
+	})
 }

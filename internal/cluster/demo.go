@@ -104,8 +104,8 @@ func clusterOf(dir string, c *conf.Config) (id [16]byte, err error) {
 }
 
 // Mount mounts the cluster at dir; Close takes it away.
-func (l *Local) Mount(ctx context.Context, dir string, opt MountOptions) (*Mounted, error) {
-	m, err := l.Env.Mount(ctx, dir, opt)
+func (l *Local) Mount(ctx context.Context, dir string, options ...string) (*Mounted, error) {
+	m, err := l.Env.Mount(ctx, dir, options...)
 	if err == nil {
 		l.mounts = append(l.mounts, m)
 	}

@@ -1,73 +1,124 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"os"
+	"time"
+
+	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/fuse"
+	"github.com/capstan-fs/capstan/monc"
+	"github.com/capstan-fs/capstan/wire"
 )
-
-// MountOptions are those of -o.
-type MountOptions struct {
-	ReadOnly   bool
-	AllowOther bool
-	Debug      bool
-	FSName     string // what `mount` and df show
-	Extra      []string
-}
-
-// passed are kernel options that FUSE takes as they are; ignored are those that fstab and
-// mount(8) add and that mean nothing here.
-var (
-	passed  = map[string]bool{"nosuid": true, "suid": true, "nodev": true, "dev": true, "noexec": true, "exec": true, "noatime": true, "atime": true, "sync": true, "dirsync": true}
-	ignored = map[string]bool{"rw": true, "_netdev": true, "auto": true, "noauto": true, "defaults": true, "user": true, "nofail": true, "default_permissions": true, "relatime": true}
-)
-
-// ParseMountOptions reads "allow_other,ro,…".
-func ParseMountOptions(s string) (o MountOptions, err error) {
-	for opt := range strings.SplitSeq(s, ",") {
-		key, val, _ := strings.Cut(opt, "=")
-		switch {
-		case key == "" || ignored[key] || strings.HasPrefix(key, "x-"):
-		case key == "ro":
-			o.ReadOnly = true
-		case key == "allow_other":
-			o.AllowOther = true
-		case key == "debug":
-			o.Debug = true
-		case key == "fsname":
-			o.FSName = val
-		case passed[key]:
-			o.Extra = append(o.Extra, opt)
-		default:
-			return o, fmt.Errorf("mount option %q is not known; there are ro, allow_other, fsname=NAME, debug, nosuid, nodev, noexec, noatime, sync, dirsync", opt)
-		}
-	}
-	return o, nil
-}
 
 // Mounted is a mount served by this process.
 type Mounted struct {
-	Point string
-	Done  <-chan struct{} // unmounted, by us or by somebody else
-	close func(ctx context.Context) error
+	Point  string
+	Done   <-chan struct{} // unmounted, by us or by somebody else
+	server *fuse.Server
+	client *client.Client
+	mons   *monc.Client
 }
 
-// Unmount writes everything back, ends the session and takes the mount away.
-func (m *Mounted) Unmount(ctx context.Context) error { return m.close(ctx) }
+// dialClient connects a client of its own: instance, session and caches.
+func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *monc.Client, error) {
+	self := instance(wire.KindClient, 0)
+	mons, err := e.dialMons(ctx, self)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _ := os.Hostname()
+	cl, err := client.New(ctx, client.Config{
+		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
+		Host:    host + ":" + what, Log: e.Log,
+	})
+	if err != nil {
+		waits := statusOf(mons.OSDMap(), mons.FSMap()).Health
+		mons.Close()
+		return nil, nil, fmt.Errorf("no session with the MDS: %w (the monitors say: %s)", err, waits)
+	}
+	return cl, mons, nil
+}
 
-// Mount dials the cluster, opens a session and mounts it at dir.
-func (e *Env) Mount(ctx context.Context, dir string, opt MountOptions) (*Mounted, error) {
+// Mount dials the cluster, opens a session and mounts it at dir. Options are those of -o.
+func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounted, error) {
 	if err := CheckMountpoint(dir); err != nil {
 		return nil, err
 	}
 	if err := CheckFUSE(); err != nil {
 		return nil, err
 	}
-	return nil, errors.New("mounts are not part of the program yet")
+	cl, mons, err := e.dialClient(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := fuse.Mount(ctx, fuse.Config{Client: cl, Mountpoint: dir, Options: options, Log: e.Log})
+	if err != nil {
+		_ = cl.Close(ctx)
+		mons.Close()
+		return nil, err
+	}
+	return &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons}, nil
+}
+
+// Unmount takes the mount away, writes everything back and ends the session. A mount that is
+// in use is detached: its files answer errors from then on.
+func (m *Mounted) Unmount(ctx context.Context) error {
+	err := m.server.Unmount()
+	if err != nil {
+		if derr := m.server.Detach(); derr == nil {
+			err = fmt.Errorf("%s was in use and is detached", m.Point)
+		}
+	}
+	err = errors.Join(err, m.client.Close(ctx))
+	m.mons.Close()
+	return err
 }
 
 // Probe creates a file, fsyncs it, reads it back and removes it, through the client library.
 func (e *Env) Probe(ctx context.Context) error {
-	return errors.New("mounts are not part of the program yet")
+	cl, mons, err := e.dialClient(ctx, "probe")
+	if err != nil {
+		return err
+	}
+	defer mons.Close()
+	cancel := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { close(cancel) })
+	defer stop()
+	k := &client.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Cancel: cancel, Killed: func(uint32) bool { return true }}
+	err = probe(cl, k)
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	closeCtx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	return errors.Join(err, cl.Close(closeCtx))
+}
+
+func probe(cl *client.Client, k *client.Caller) (err error) {
+	name := fmt.Sprintf(".capstan-probe-%d-%x", os.Getpid(), time.Now().UnixNano())
+	text := []byte("written, synced and read back\n")
+	step := func(what string, e error) {
+		if err == nil && e != nil {
+			err = fmt.Errorf("probe file: %s: %w", what, e)
+		}
+	}
+	_, f, e := cl.Create(k, wire.RootIno, name, 0o600, 0, uint32(os.O_RDWR|os.O_CREATE|os.O_EXCL))
+	if step("create", e); err != nil {
+		return err
+	}
+	_, e = cl.Write(k, f, text, 0, client.WriteFlags{})
+	step("write", e)
+	step("fsync", cl.Fsync(k, f))
+	got, e := cl.Read(k, f, 0, len(text)+1)
+	step("read", e)
+	if err == nil && !bytes.Equal(got, text) {
+		err = fmt.Errorf("probe file: wrote %q, read %q", text, got)
+	}
+	cl.Release(f)
+	step("unlink", cl.Unlink(k, wire.RootIno, name))
+	return err
 }

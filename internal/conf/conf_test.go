@@ -39,7 +39,6 @@ func TestWhatIsSavedIsRead(t *testing.T) {
 	c.MonAddrs = []string{"127.0.0.1:1", "h:2"}
 	c.OSDSize = 3 << 30
 	c.SessionValidity = 2500 * time.Millisecond * 2
-	c.OSDGrow = true
 	c.MonData = `a "quoted" dir`
 	path := filepath.Join(t.TempDir(), "capstan.conf")
 	if err := c.Save(path); err != nil {
@@ -81,8 +80,8 @@ func TestMistakesAreExplained(t *testing.T) {
 func TestFlagsWinOverTheFile(t *testing.T) {
 	var o Overrides
 	fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
-	o.Flags(fs, "osds", "osd_size", "osd_grow")
-	if err := fs.Parse([]string{"--osds", "5", "--osd-grow"}); err != nil {
+	o.Flags(fs, "osds", "osd_size")
+	if err := fs.Parse([]string{"--osds", "5"}); err != nil {
 		t.Fatal(err)
 	}
 	c, err := Parse("osds = 2\nosd_size = '2GiB'")
@@ -92,7 +91,7 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	if err := o.Apply(c); err != nil {
 		t.Fatal(err)
 	}
-	if c.OSDs != 5 || c.OSDSize != 2<<30 || !c.OSDGrow || !o.Given("osds") || o.Given("osd_size") {
+	if c.OSDs != 5 || c.OSDSize != 2<<30 || !o.Given("osds") || o.Given("osd_size") {
 		t.Errorf("%+v", c)
 	}
 	if err := fs.Parse([]string{"--osds", "100"}); err == nil {

@@ -16,7 +16,6 @@ type Config struct {
 
 	OSDs        int
 	OSDSize     uint64
-	OSDGrow     bool
 	PoolSize    int
 	PoolMinSize int
 	PGNumMeta   int
@@ -33,9 +32,6 @@ type Config struct {
 	RecoveryBudget  time.Duration
 
 	DirtyExpire time.Duration
-	DirtyMax    uint64
-	CacheMax    uint64
-	MDSCache    uint64
 
 	LogLevel      string
 	AdminSocket   string

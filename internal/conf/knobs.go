@@ -39,8 +39,6 @@ var Knobs = []Knob{
 	{Name: "osd_size", Group: "Storage", Unit: "bytes", Def: "1GiB", Min: "64MiB", Max: "64TiB",
 		Doc:   "Size of an OSD's block file when it is made. The file is sparse: it takes space as it fills.",
 		field: func(c *Config) any { return &c.OSDSize }},
-	{Name: "osd_grow", Group: "Storage", Def: "false", Doc: "Let an existing block file grow to osd_size at the next start.",
-		field: func(c *Config) any { return &c.OSDGrow }},
 	{Name: "pool_size", Group: "Storage", Unit: "replicas", Def: "3", Min: "1", Max: "8", Doc: "Replicas of each object in a new cluster; never more than there are OSDs.",
 		field: func(c *Config) any { return &c.PoolSize }},
 	{Name: "pool_min_size", Group: "Storage", Unit: "replicas", Def: "0", Min: "0", Max: "8", Doc: "Writes wait while fewer replicas are in sync; 0 is a majority of pool_size.",
@@ -72,12 +70,6 @@ var Knobs = []Knob{
 
 	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "Buffered data and times are written back after at most so long.",
 		field: func(c *Config) any { return &c.DirtyExpire }},
-	{Name: "dirty_max", Group: "Client", Unit: "bytes", Def: "128MiB", Min: "1MiB", Max: "1TiB", Doc: "Bytes that a client may hold unwritten.",
-		field: func(c *Config) any { return &c.DirtyMax }},
-	{Name: "cache_max", Group: "Client", Unit: "bytes", Def: "256MiB", Min: "1MiB", Max: "1TiB", Doc: "File data that a client caches under caps.",
-		field: func(c *Config) any { return &c.CacheMax }},
-	{Name: "mds_cache", Group: "Client", Unit: "bytes", Def: "1GiB", Min: "16MiB", Max: "16TiB", Doc: "Memory that a rank's cache and its clients' caps may take.",
-		field: func(c *Config) any { return &c.MDSCache }},
 
 	{Name: "log_level", Group: "Observing", Def: "info", OneOf: []string{"trace", "debug", "info", "warn", "error"}, Doc: "What the daemons log.",
 		field: func(c *Config) any { return &c.LogLevel }},
