@@ -42,7 +42,7 @@ func root() *cobra.Command {
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(demoCmd(), devCmd(), monCmd(), osdCmd(), mdsCmd(), mountCmd(), umountCmd(), statusCmd(), configCmd(), versionCmd())
+	cmd.AddCommand(demoCmd(), devCmd(), monCmd(), osdCmd(), mdsCmd(), mountCmd(), umountCmd(), statusCmd(), configCmd(), locksCmd(), versionCmd())
 	return cmd
 }
 
