@@ -30,6 +30,9 @@ func (in *inode) allowed(c uint64) caps.Bits {
 	if b.Has(caps.FileWr) {
 		b |= caps.FileAppend // a travels with w
 	}
+	if in.r != nil && in.r.now < in.r.silentUntil {
+		b &^= caps.AnyWrite | caps.FileAppend // silent sessions of before may cache what would change
+	}
 	return b&in.issuable() | caps.Pin
 }
 

@@ -34,7 +34,8 @@ type clients struct {
 	nextSession int64        // when tickSessions is due, as it said last
 	showing     *caps.Record // a reply with this cap is being built: no GRANT for it
 
-	silentUntil int64 // takeover: shared access only before this (section 6, silent sessions)
+	hushed      []func() // changes that wait for silentUntil
+	silentUntil int64    // takeover: shared access only before this (section 6, silent sessions)
 }
 
 // sessionLive is what a session keeps of its client's life (4.7).

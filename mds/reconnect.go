@@ -262,5 +262,33 @@ func (r *Rank) reclaimLocks() {
 	}
 }
 
-// quiet reports whether changes must wait for what silent sessions of before may cache.
-func (r *Rank) quiet() bool { return r.now < r.silentUntil }
+// inQuiet holds a change back while silent sessions of before may still cache what it would
+// change. The tick that ends the quiet wakes it.
+func (r *Rank) inQuiet(q *request) bool {
+	if r.now >= r.silentUntil || !q.Op.Mutates() || q.replay {
+		return false
+	}
+	r.hushed = append(r.hushed, r.waker(q))
+	return true
+}
+
+// endQuiet runs what was held back.
+func (r *Rank) endQuiet() (next int64) {
+	if r.now < r.silentUntil {
+		return r.silentUntil
+	}
+	for _, wake := range r.hushed {
+		wake()
+	}
+	r.hushed = nil
+	if r.silentUntil != 0 {
+		r.silentUntil = 0
+		for _, ino := range r.sortedInos() { // writers may have w again
+			if in := r.inodes[ino]; in.ledger.Len() > 0 {
+				r.engine.Changed(in)
+				r.engine.Reissue(in)
+			}
+		}
+	}
+	return 0
+}

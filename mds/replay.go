@@ -465,6 +465,7 @@ func (r *Rank) goActive() {
 			r.request(h.s, h.m)
 		}
 	}
+	r.replayOpens()
 }
 
 // hold keeps a request that came before the rank was active. Replayed ones join their

@@ -158,6 +158,10 @@ func (r *Rank) run(q *request) {
 	r.unpin(q)
 	q.set.Begin()
 	q.rest = 0
+	if r.inQuiet(q) {
+		r.parkFree(q, "sessions of before are silent: what they cache must not change yet")
+		return
+	}
 	e := q.op.plan(r, q)
 	if e == ok {
 		if done, _ := q.set.Acquire(r.engine); !done {

@@ -209,6 +209,7 @@ func (r *Rank) tickSessions() {
 	next = soonest(next, r.turnLoners())
 	next = soonest(next, r.tickReconnect())
 	next = soonest(next, r.tickRecall())
+	next = soonest(next, r.endQuiet())
 	r.nextSession = next
 }
 
