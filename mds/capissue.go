@@ -31,7 +31,13 @@ func (in *inode) allowed(c uint64) caps.Bits {
 		b |= caps.FileAppend // a travels with w
 	}
 	if in.r != nil && in.r.now < in.r.silentUntil {
-		b &^= caps.AnyWrite | caps.FileAppend // silent sessions of before may cache what would change
+		// Silent sessions of before may cache what would change. Who had w all along keeps it:
+		// beside it nobody cached anything (C2).
+		var had caps.Bits
+		if rec := in.ledger.Get(c); rec != nil {
+			had = rec.Issued
+		}
+		b &^= (caps.AnyWrite | caps.FileAppend) &^ had
 	}
 	return b&in.issuable() | caps.Pin
 }

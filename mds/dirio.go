@@ -274,7 +274,9 @@ func (r *Rank) flush(d *dir) {
 			ops = append(ops, wire.ObjOp{Kind: wire.ObjOmapSet, Pairs: set})
 		}
 		if len(del) > 0 {
-			ops = append(ops, wire.ObjOp{Kind: wire.ObjOmapRemove, Keys: del})
+			// A name that came and went before the first flush: there is no object yet, and
+			// an OSD refuses to remove from nothing.
+			ops = append(ops, wire.ObjOp{Kind: wire.ObjCreate}, wire.ObjOp{Kind: wire.ObjOmapRemove, Keys: del})
 		}
 		if last {
 			h := d.hdr.put(nil)
