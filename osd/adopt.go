@@ -15,8 +15,9 @@ type peer struct {
 	m          clustermap.Member
 	inst       wire.Instance // the life whose acks count
 	learner    bool
-	confirmed  bool // member: log made equal (§6.3); learner: started
-	copied     bool // learner: its last ack said that nothing is missing
+	confirmed  bool   // member: log made equal (§6.3); learner: started
+	nonce      uint64 // learner: of its newest request
+	copied     bool   // learner: its last ack said that nothing is missing
 	acked      wire.Version
 	sent       wire.Version
 	since      int64 // last progress while something is owed
@@ -35,7 +36,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	o := p.o
 	wasPrimary := p.primary()
 	p.cfg, p.interval, p.adoptedAt = cfg, cfg.Interval, o.now
-	p.active, p.pending, p.stage, p.confirm, p.gap = false, nil, nil, false, false
+	p.active, p.pending, p.stage, p.confirm, p.reconciled, p.gap = false, nil, nil, false, false, false
 	p.peers, p.ackDue, p.ackSent, p.proposedAt = nil, false, 0, o.now
 
 	// Ops not yet logged die with the interval; their owners send them again.

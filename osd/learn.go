@@ -92,7 +92,9 @@ func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
 	if q == nil || !q.learner || !p.active && !p.o.fault(FaultAddBeforeActive) {
 		return
 	}
-	q.inst = inst
+	if q.inst == inst && m.Nonce <= q.nonce {
+		return // late: the learner has gone on since, and would not take the answer
+	}
 	r := &wire.LearnStart{PG: p.id, Interval: p.interval, Nonce: m.Nonce}
 	switch {
 	case m.Complete && p.has(m.Last) && !m.Last.Less(p.committed):
@@ -109,6 +111,7 @@ func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
 			r.Dedup = t.export()
 		}
 	}
+	q.inst, q.nonce = inst, m.Nonce
 	q.confirmed, q.copied = true, false
 	q.acked, q.sent, q.since = r.From, r.From, p.o.now
 	p.o.send(from, r)

@@ -90,7 +90,9 @@ type pg struct {
 	gap     bool
 	stage   *stage
 	confirm bool // a Recon waits for durability
-	learn   learner
+	// reconciled: equal to the primary once in this interval; a late ReconFix must not cut again.
+	reconciled bool
+	learn      learner
 }
 
 // object is a primary's state of an object with uncommitted entries or waiting ops.

@@ -31,9 +31,16 @@ func (p *pg) onRecon(from wire.OSDID, inst wire.Instance, m *wire.Recon) {
 	}
 	p.grant(inst)
 	p.ackSent = max(p.ackSent, m.Sent)
+	if p.reconciled && !p.confirm {
+		if p.last == m.Last { // the confirmation was lost
+			p.confirm = true
+			p.touch()
+		}
+		return
+	}
 	if p.last == m.Last {
 		p.stage = nil
-		p.confirm = true
+		p.confirm, p.reconciled = true, true
 		p.touch()
 		return
 	}
@@ -117,7 +124,7 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 // until then the old, self-consistent state stays, for the next interval may make this member
 // the primary.
 func (p *pg) onReconFix(m *wire.ReconFix, data []byte) {
-	if p.role != roleMember || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
+	if p.role != roleMember || p.reconciled || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
 		return
 	}
 	s := p.stage
@@ -184,7 +191,7 @@ func (p *pg) install(s *stage) {
 	}
 	p.submit(t)
 	p.stage = nil
-	p.confirm = true
+	p.confirm, p.reconciled = true, true
 	p.touch()
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 
@@ -77,11 +78,14 @@ func crashOptions(disk *crashdisk.Disk) Options {
 // Crash at the n-th I/O of a run, for every n: making the store, transactions, checkpoints,
 // turns of the ring, the clean close. Then again inside the recovery, a few I/Os in.
 func TestCrashAtEveryIO(t *testing.T) {
-	seeds := uint64(3)
-	if testing.Short() {
-		seeds = 1
+	// CAPSTAN_CRASH_SEEDS=100:200 runs others than the two of every day.
+	first, end := uint64(0), uint64(2)
+	if v := os.Getenv("CAPSTAN_CRASH_SEEDS"); v != "" {
+		if _, err := fmt.Sscanf(v, "%d:%d", &first, &end); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for seed := range seeds {
+	for seed := first; seed < end; seed++ {
 		n := 1
 		for ; ; n++ { // the goroutines' turns differ from run to run, so n may end a little earlier or later
 			whole, err := crashOnce(seed, n)
