@@ -127,6 +127,9 @@ func (n *inode) settle(rng *rand.Rand) {
 	// Not only a coin for each sector: whole writes kept or lost, and everything kept or
 	// lost, are what real machines mostly do.
 	mood := rng.IntN(4)
+	if len(n.pending) == 0 {
+		return
+	}
 	for _, c := range n.pending {
 		keep := rng.IntN(2) == 0
 		if c.data == nil {
