@@ -295,7 +295,7 @@ func (w *world) apply(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 	for i := range ops {
 		op := &ops[i]
 		switch op.Kind {
-		case wire.ObjSetXattr, wire.ObjOmapSet, wire.ObjOmapRemove, wire.ObjWriteFull, wire.ObjWrite, wire.ObjTruncate:
+		case wire.ObjCreate, wire.ObjSetXattr, wire.ObjOmapSet, wire.ObjWriteFull, wire.ObjWrite, wire.ObjTruncate:
 			o = w.object(id, true)
 		default:
 			if o == nil {
@@ -304,6 +304,7 @@ func (w *world) apply(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 			}
 		}
 		switch op.Kind {
+		case wire.ObjCreate:
 		case wire.ObjRead:
 			if op.Off < uint64(len(o.data)) {
 				res[i].Data = append([]byte(nil), o.data[op.Off:min(op.Off+op.Len, uint64(len(o.data)))]...)

@@ -46,8 +46,9 @@ var allowed = map[string][]string{
 }
 
 // anything: assembly, whole-cluster tests and their tools. internal/cluster is cmd's assembly
-// of daemons, shared with integration tests. storetest is a conformance test of any osd.Store.
-var anything = []string{"cmd/", "integration", "osd/server/store/storetest", "sim", "bench/", "internal/cluster", "explore", "locker/explore"}
+// of daemons, shared with integration tests. storetest is a conformance test of any
+// osd.Store, fakerank a rank to test the client against.
+var anything = []string{"cmd/", "integration", "osd/server/store/storetest", "client/fakerank", "sim", "bench/", "internal/cluster", "explore", "locker/explore"}
 
 // cores are pure: no sockets, files, clocks or goroutines. wire may use time for
 // conversions; so may they, for time.Duration and constants (see noClock).
