@@ -221,6 +221,9 @@ func (c *crowd) at(path []string) *actor {
 
 func TestCrowd(t *testing.T) {
 	limit := 5000
+	if raceDetector {
+		limit = 500
+	}
 	if os.Getenv("CAPSTAN_EXPLORE") != "" {
 		limit = 1 << 20
 	}

@@ -801,6 +801,8 @@ func TestExplore(t *testing.T) {
 			limit := 1 << 20
 			if full {
 				limit = 4 << 20
+			} else if raceDetector {
+				limit = 30_000
 			}
 			res := ex.explore(limit, 37)
 			t.Logf("%d states, %d transitions, complete %v, longest drain %d, %v", res.states, res.moves, res.complete, res.longest, time.Since(begun).Round(time.Millisecond))
@@ -814,7 +816,7 @@ func TestExplore(t *testing.T) {
 			if res.broken != "" {
 				t.Fatalf("%s\n  %s", res.broken, strings.Join(res.trace, "\n  "))
 			}
-			if !full && !res.complete {
+			if !full && !raceDetector && !res.complete {
 				t.Fatal("not complete")
 			}
 		})
@@ -824,7 +826,7 @@ func TestExplore(t *testing.T) {
 		"scatter lock>mix": true, "scatter tsyn>sync": true}
 	for _, tb := range tables[1:] {
 		for s, r := range tb.Rows {
-			if !visited[tb.Class][State(s)] && !passing[tb.Class+" "+r.Name] {
+			if !raceDetector && !visited[tb.Class][State(s)] && !passing[tb.Class+" "+r.Name] {
 				t.Errorf("%s: %s was never reached", tb.Class, r.Name)
 			}
 		}
