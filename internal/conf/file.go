@@ -83,6 +83,13 @@ func (c *Config) Check() error {
 	if c.PoolMinSize > c.PoolSize {
 		return fmt.Errorf("pool_min_size = %d is more than pool_size = %d: no write would ever be allowed", c.PoolMinSize, c.PoolSize)
 	}
+	// Known and checked, but nothing reads them yet: better a refusal than a setting without effect.
+	if c.DirtyExpire != time.Second {
+		return fmt.Errorf("dirty_expire = %v: only the default, 1s, works so far", c.DirtyExpire)
+	}
+	if c.RecoveryBudget != 5*time.Second {
+		return fmt.Errorf("mds_recovery_budget = %v: only the default, 5s, works so far", c.RecoveryBudget)
+	}
 	if c.MetricsListen != "" {
 		return fmt.Errorf("metrics_listen = %q: metrics over HTTP are not built yet; ask the admin socket", c.MetricsListen)
 	}

@@ -65,10 +65,10 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.OSDHeartbeat }},
 	{Name: "osd_down_grace", Group: "Times", Unit: "s", Def: "5s", Min: "500ms", Max: "10m", Doc: "Reports about an OSD for so long make the monitors mark it down.",
 		field: func(c *Config) any { return &c.DownGrace }},
-	{Name: "mds_recovery_budget", Group: "Times", Unit: "s", Def: "5s", Min: "1s", Max: "10m", Doc: "Take-over to active when every live client answers. Journal length and dirty state are kept to it.",
+	{Name: "mds_recovery_budget", Group: "Times", Unit: "s", Def: "5s", Min: "1s", Max: "10m", Doc: "Take-over to active when every live client answers. Journal length and dirty state are kept to it. Fixed at its default so far.",
 		field: func(c *Config) any { return &c.RecoveryBudget }},
 
-	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "Buffered data and times are written back after at most so long.",
+	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "Buffered data and times are written back after at most so long. Fixed at its default so far.",
 		field: func(c *Config) any { return &c.DirtyExpire }},
 
 	{Name: "log_level", Group: "Observing", Def: "info", OneOf: []string{"trace", "debug", "info", "warn", "error"}, Doc: "What the daemons log.",
