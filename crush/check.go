@@ -20,7 +20,7 @@ func (m *Map) Check() error {
 	}
 	names := make(map[string]bool, len(m.Buckets))
 	for _, b := range m.Buckets {
-		if b.ID >= 0 || b.Type == OSD || b.Type > Root || b.Name == "" {
+		if b.ID >= Hole || b.Type == OSD || b.Type > Root || b.Name == "" {
 			return fmt.Errorf("crush: bucket %d %q of type %v makes no sense", b.ID, b.Name, b.Type)
 		}
 		if _, dup := types[b.ID]; dup || names[b.Name] {

@@ -256,7 +256,7 @@ func (m *Map) unlink(item int32) {
 
 // freshID never reuses the number of a bucket that is there; straws depend on it.
 func (m *Map) freshID() int32 {
-	id := int32(0)
+	id := int32(Hole)
 	for _, b := range m.Buckets {
 		id = min(id, b.ID)
 	}

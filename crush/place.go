@@ -233,8 +233,7 @@ func (q *query) indep(bucket int32, s Step, n int, taken []int32) []int32 {
 				continue
 			}
 			r := 1 + uint32(pos) + try*uint32(n)
-			var best straw
-			best.weight = 0
+			var best straw // weight 0: none yet
 			for _, it := range candidates {
 				if try >= maxTries/2 && slices.Contains(domains, it) {
 					continue // few are left: look among those only

@@ -52,9 +52,14 @@ func (c *OSDBoot) apply(e *edit) error {
 	for _, pg := range e.old.OSD.PGIDs() {
 		cfg := e.old.OSD.PGs[pg]
 		switch {
-		case known && lost != me && (cfg.HasLearner(lost) || cfg.Has(lost) && len(cfg.InSync) > 1):
-			// M4: that store is gone; no delay and no rule of M5 can bring it back.
-			e.configure(pg, without(cfg.InSync, lost), without(cfg.Learners, lost))
+		case known && lost != me && (cfg.HasLearner(lost) || cfg.Has(lost)):
+			// M4: that store is gone; no delay and no rule of M5 can bring it back. As the last
+			// member it stays (M3), but as primary it does not: the OSD of that id is another now.
+			inSync := cfg.InSync
+			if len(inSync) > 1 {
+				inSync = without(inSync, lost)
+			}
+			e.configure(pg, inSync, without(cfg.Learners, lost))
 		case cfg.Has(me) || cfg.HasLearner(me):
 			e.configure(pg, cfg.InSync, cfg.Learners) // a boot is a new interval (R2)
 		}
