@@ -384,6 +384,19 @@ func TestBlockedCallbackDoesNotStopTheStore(t *testing.T) {
 	s.Close()
 }
 
+func TestSubmitAfterCloseIsAnswered(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), tight())
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := storetest.Do(s, put("o", 1, 0, []byte("x"))); !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Close(); !errors.Is(err, ErrClosed) {
+		t.Errorf("second close: %v", err)
+	}
+}
+
 // A transaction larger than one record of the log is still one transaction.
 func TestTransactionOfManyRecords(t *testing.T) {
 	o := tight()

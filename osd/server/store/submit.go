@@ -45,6 +45,10 @@ func (s *Store) Submit(t *osd.Txn, done func(error)) {
 	}
 	if err != nil {
 		s.fail(err)
+		if s.closing { // the loops that tell may have gone home
+			go done(s.failed)
+			return
+		}
 		s.ready = append(s.ready, completion{done: done, err: s.failed})
 		s.work.Signal()
 		return
