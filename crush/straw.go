@@ -8,7 +8,7 @@ const (
 	fracBits = 40
 )
 
-// logTable[i] = log2(1 + i/2^logBits) with fracBits fractional bits, by repeated squaring:
+// logTable[i] = log2(1+i/2^logBits) with fracBits fractional bits, by repeated squaring:
 // integers only, so every machine and every compiler computes the same table.
 var logTable = func() (t [1<<logBits + 1]uint64) {
 	for i := range t[:1<<logBits] {

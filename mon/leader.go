@@ -285,7 +285,7 @@ func (l *Leader) isCold() bool {
 func (l *Leader) gone(c ConnID) {
 	for _, life := range l.osds {
 		if life.conn == c {
-			life.conn, life.brokenAt = 0, l.now
+			life.conn, life.brokenAt = 0, max(l.now, 1)
 		}
 	}
 	l.mdss.gone(c, l.state.FS)

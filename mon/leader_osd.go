@@ -38,7 +38,7 @@ func (l *Leader) heard(id wire.OSDID, i wire.Instance, from ConnID) {
 		clear(o.reports)
 		o.refused = false
 	}
-	o.conn, o.heardAt, o.brokenAt = from, l.now, 0
+	o.conn, o.heardAt, o.brokenAt = from, max(l.now, 1), 0
 }
 
 func (l *Leader) stats(m *wire.OSDStats, from ConnID) {
