@@ -354,6 +354,12 @@ func (o *OSD) peerMsg(ev *Event) {
 		if a, ok := ev.Msg.(*wire.ReplAck); ok && o.fault(FaultAckAnyInterval) && p.primary() {
 			p.onAck(from, a)
 		}
+		if m, ok := ev.Msg.(*wire.Repl); ok && o.fault(FaultAckAnyInterval) && len(m.Entries) > 0 {
+			h := new(wire.LogEntry)
+			must.NoErr(wire.Unmarshal(m.Entries[len(m.Entries)-1].Rec, h), "entry")
+			o.send(from, &wire.ReplAck{PG: id, Interval: m.Interval, Version: h.Version})
+			return
+		}
 		if fromPrimary(ev.Msg) {
 			o.send(from, &wire.ReplNack{PG: id, Interval: p.interval, Epoch: o.m.Epoch})
 		}

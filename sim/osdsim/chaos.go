@@ -7,59 +7,107 @@ import (
 	"github.com/capstan-fs/capstan/osd"
 )
 
+// Things that may go wrong. Each seed draws how often each does: swarms of few kinds find what
+// an even mixture drowns.
+const (
+	bCrash = iota
+	bPower
+	bDisk
+	bFreeze
+	bCut
+	bIsolate
+	bSplit
+	bSuspect
+	bFence
+	bDeaf
+	bads
+)
+
+func (w *World) drawSwarm() {
+	for i := range w.weight {
+		if w.dice(0.6) {
+			w.weight[i] = w.rng.IntN(10)
+		}
+	}
+	w.weight[bPower] /= 4
+	w.weight[w.rng.IntN(bads)] += 3
+	w.calm = []int64{700 * ms, 2 * second, 4 * second}[w.rng.IntN(3)]
+	w.killAtFix = w.dice(0.3)
+	w.killAtRepl = []float64{0, 0, 0.004, 0.02}[w.rng.IntN(4)]
+	w.cutAtAdd = w.dice(0.3)
+}
+
 // chaos does one bad thing and comes back.
 func (w *World) chaos() {
 	if w.healed || w.err != nil {
 		return
 	}
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	switch d := w.rng.IntN(100); {
-	case d < 22:
+	if pg := w.mon.M.PGs[sortedPGs(w.mon.M)[w.rng.IntN(len(w.mon.M.PGs))]]; pg.Primary >= 0 && w.dice(0.4) {
+		n = w.nodes[pg.Primary]
+	}
+	total := 0
+	for _, k := range w.weight {
+		total += k
+	}
+	d, what := w.rng.IntN(total), 0
+	for ; d >= w.weight[what]; what++ {
+		d -= w.weight[what]
+	}
+	switch what {
+	case bCrash:
 		w.crashFor(n, w.between(100*ms, 9*second))
-	case d < 25: // power failure
+	case bPower:
 		for _, x := range w.nodes {
 			w.crashFor(x, w.between(100*ms, 6*second))
 		}
-	case d < 37:
+	case bDisk:
 		if w.mayLose(n) {
 			w.log("osd.%d loses its disk", n.id)
 			n.crash()
 			n.store = osd.NewMemStore(w.uuid())
+			if w.mon.IgnoresUUID {
+				w.revive(n, w.between(50*ms, second/2))
+				break
+			}
 			w.mon.Down(n.id) // at once: were all others dropped first, the last copy would be gone
 			w.revive(n, w.between(50*ms, 6*second))
 		}
-	case d < 50:
+	case bFreeze:
 		if n.core != nil {
-			for_ := w.between(50*ms, 6*second)
-			w.log("osd.%d is frozen for %d ms", n.id, for_/ms)
-			n.paused = max(n.paused, w.now+for_)
-			w.suspect(n, for_)
+			d := w.between(50*ms, 6*second)
+			w.log("osd.%d is frozen for %d ms", n.id, d/ms)
+			n.paused = max(n.paused, w.now+d)
+			w.suspect(n, d)
 			w.after(n.paused-w.now, n.thaw)
 		}
-	case d < 65: // one direction between two OSDs
+	case bCut: // one direction between two OSDs
 		x := w.nodes[w.rng.IntN(len(w.nodes))]
 		w.cutFor(w.between(100*ms, 8*second), [2]int{int(n.id), int(x.id)})
-	case d < 80: // cut off from everybody but clients, in one or both directions
+	case bIsolate:
+		w.isolate(n, w.between(500*ms, 9*second), w.rng.IntN(3))
+	case bSplit: // two halves, the monitors in one, clients reach both
 		var links [][2]int
-		how := w.rng.IntN(3)
-		for _, x := range append(slices.Clone(w.nodes), &node{id: -1}) {
-			if x.id == n.id {
-				continue
-			}
-			if how != 0 {
-				links = append(links, [2]int{int(n.id), int(x.id)})
-			}
-			if how != 1 {
-				links = append(links, [2]int{int(x.id), int(n.id)})
+		d := w.between(500*ms, 9*second)
+		side := map[int]bool{-1: true}
+		for _, x := range w.nodes {
+			side[int(x.id)] = w.dice(0.5)
+			if !side[int(x.id)] {
+				w.suspect(x, d)
 			}
 		}
-		d := w.between(500*ms, 9*second)
+		for a := -1; a < len(w.nodes); a++ {
+			for b := -1; b < len(w.nodes); b++ {
+				if side[a] != side[b] {
+					links = append(links, [2]int{a, b})
+				}
+			}
+		}
 		w.cutFor(d, links...)
-		w.suspect(n, d)
-	case d < 90:
+	case bSuspect:
 		w.log("osd.%d is suspected for no reason", n.id)
 		w.mon.Down(n.id)
-	default:
+	case bFence:
 		c := w.clients[w.rng.IntN(len(w.clients))]
 		if _, was := w.mon.M.Blocklist[c.inst]; !was && !c.dead {
 			e := w.mon.Blocklist(c.inst)
@@ -72,8 +120,33 @@ func (w *World) chaos() {
 				}
 			}
 		}
+	case bDeaf: // no answer reaches one client
+		c := w.clients[w.rng.IntN(len(w.clients))]
+		var links [][2]int
+		for _, x := range w.nodes {
+			links = append(links, [2]int{int(x.id), 100 + c.num})
+		}
+		w.cutFor(w.between(500*ms, 8*second), links...)
 	}
-	w.after(w.between(100*ms, 3*second), w.chaos)
+	w.after(w.between(50*ms, w.calm), w.chaos)
+}
+
+// isolate cuts n off from everybody but clients: its words (how 1), what it hears (0), or both.
+func (w *World) isolate(n *node, d int64, how int) {
+	var links [][2]int
+	for x := -1; x < len(w.nodes); x++ {
+		if x == int(n.id) {
+			continue
+		}
+		if how != 0 {
+			links = append(links, [2]int{int(n.id), x})
+		}
+		if how != 1 {
+			links = append(links, [2]int{x, int(n.id)})
+		}
+	}
+	w.cutFor(d, links...)
+	w.suspect(n, d)
 }
 
 func (n *node) thaw() {
@@ -108,7 +181,7 @@ func (w *World) revive(n *node, d int64) {
 
 // suspect marks n down if it stays away for long enough.
 func (w *World) suspect(n *node, away int64) {
-	if grace := w.between(second, 4*second); away > grace {
+	if grace := w.between(100*ms, []int64{second, 4 * second}[w.rng.IntN(2)]); away > grace {
 		w.after(grace, func() {
 			if !w.healed {
 				w.log("monitors mark osd.%d down", n.id)

@@ -18,6 +18,7 @@ type client struct {
 	open []*clientOp // by tid
 	dead bool        // told that it is fenced
 	stop bool
+	slow int64 // longest time that a map takes to it
 }
 
 type clientOp struct {
@@ -62,7 +63,8 @@ const objects = 5
 
 func (w *World) addClient(i int) *client {
 	w.nonce++
-	c := &client{w: w, num: len(w.clients), inst: wire.Instance{Kind: wire.KindClient, Num: uint32(i), Nonce: w.nonce}, m: w.mon.M}
+	c := &client{w: w, num: len(w.clients), inst: wire.Instance{Kind: wire.KindClient, Num: uint32(i), Nonce: w.nonce}, m: w.mon.M,
+		slow: []int64{5 * ms, 400 * ms, 6 * second}[w.rng.IntN(3)]}
 	w.clients = append(w.clients, c)
 	for range 1 + w.rng.IntN(3) {
 		w.after(w.between(0, 100*ms), c.think)
@@ -118,7 +120,7 @@ func (c *client) begin(r *record, then func()) {
 	var again func()
 	again = func() {
 		if slices.Contains(c.open, q) && !c.dead {
-			if w.dice(0.5) {
+			if w.dice(0.5) && c.slow < second || w.healed {
 				c.newMap(w.mon.M)
 			}
 			c.send(q)

@@ -17,7 +17,6 @@ type Mon struct {
 	Changed func(old, new *clustermap.OSDMap) // sees every epoch
 
 	// Seeded faults.
-	DropsLast    bool // M3 broken
 	IgnoresUUID  bool // M4 broken: a boot with another store is taken for the old one
 	IgnoresEpoch bool // M1 broken: the proposal's interval is not looked at
 }
@@ -154,7 +153,7 @@ func (m *Mon) Down(id wire.OSDID) {
 			}
 			s := c.InSync
 			rest := without(s, mb)
-			if slices.ContainsFunc(rest, func(x clustermap.Member) bool { return n.OSDs[x.ID].Up && n.OSDs[x.ID].UUID == x.UUID }) || m.DropsLast && len(rest) > 0 {
+			if slices.ContainsFunc(rest, func(x clustermap.Member) bool { return n.OSDs[x.ID].Up && n.OSDs[x.ID].UUID == x.UUID }) {
 				s = rest
 			}
 			reconfigure(n, pg, s, without(c.Learners, mb))

@@ -48,6 +48,12 @@ type World struct {
 	versions map[tidKey]wire.Version  // I5: of answered writes
 	fenced   map[versionKey]string    // I6: entries that may never be committed
 	changes  int
+
+	weight     [bads]int // of each bad thing
+	calm       int64     // longest time between two
+	killAtFix  bool      // a member dies while it installs a cut
+	killAtRepl float64   // a primary dies having sent an entry to some
+	cutAtAdd   bool      // a primary is cut off having proposed an addition
 }
 
 type tidKey struct {
@@ -183,6 +189,7 @@ func Run(opt Options) (err error) {
 		w.addClient(i)
 	}
 	w.loss = []float64{0, 0.002, 0.02}[w.rng.IntN(3)]
+	w.drawSwarm()
 	w.after(w.between(0, second), w.chaos)
 	w.runFor(int64(opt.Seconds) * second)
 	w.heal()
@@ -225,7 +232,7 @@ func (w *World) mapChanged(old, now *clustermap.OSDMap) {
 		w.sendMap(n)
 	}
 	for _, c := range w.clients {
-		w.after(w.between(ms, 400*ms), func() { c.newMap(now) })
+		w.after(w.between(ms, c.slow), func() { c.newMap(now) })
 	}
 }
 
@@ -352,6 +359,25 @@ func (n *node) step(ev *osd.Event) {
 		w.log("osd.%d > osd.%d %v", n.id, s.To, brief(s.Msg))
 		to, front, data, from := w.nodes[s.To], encode(s.Msg), concat(s.Data), n.inst
 		typ := s.Msg.WireType()
+		if !w.healed {
+			if typ == wire.TReconFix && w.killAtFix && w.dice(0.5) {
+				life := to.life
+				w.after(w.between(ms/10, 12*ms), func() {
+					if to.life == life {
+						w.crashFor(to, w.between(50*ms, second))
+					}
+				})
+			}
+			if typ == wire.TRepl && w.dice(w.killAtRepl) {
+				life := n.life
+				w.after(0, func() {
+					if n.life == life {
+						w.crashFor(n, w.between(50*ms, 9*second))
+					}
+				})
+				continue // and this one is not sent
+			}
+		}
 		w.carry(int(n.id), int(s.To), func() {
 			to.do(func() {
 				m, err := wire.Decode(typ, front)
@@ -384,6 +410,15 @@ func (n *node) step(ev *osd.Event) {
 		p := e.Proposals[i]
 		inst := n.inst
 		w.log("osd.%d proposes pg %v@%d S=%v learners=%v: %s", n.id, p.PG, p.Expected, members(p.InSync), members(p.Learners), p.Reason)
+		if w.cutAtAdd && len(p.InSync) > len(w.mon.M.PGs[p.PG].InSync) && !w.healed && w.dice(0.5) {
+			w.after(10*ms, func() {
+				if !w.healed {
+					w.isolate(n, w.between(second, 6*second), 2)
+				}
+			})
+			w.after(0, func() { w.mon.CAS(&p, inst) })
+			continue
+		}
 		w.carry(int(n.id), -1, func() {
 			if err := w.mon.CAS(&p, inst); err != nil {
 				w.log("refused: %v", err)
