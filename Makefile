@@ -43,4 +43,4 @@ diagrams docs: ## pages that come out of tables
 
 .PHONY: explore
 explore: ## every state of the larger lock worlds, with counts (about a minute)
-	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -run Explore ./locker
+	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -run 'Explore|Crowd' ./locker

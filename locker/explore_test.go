@@ -3,6 +3,7 @@ package locker
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ type upMsg struct {
 type replica struct {
 	state, rd, wr, delta uint8
 	asked                uint8
+	absent, known        uint8            // dynamic worlds: gone; on auth's list
 	down, up             [rankQueue]uint8 // Msg, |128 with a delta
 	nDown, nUp           uint8
 }
@@ -56,16 +58,17 @@ func six(c Letters) uint8 { return uint8(c & (ls | lx | lc | lr | lw | lb)) }
 
 // explorer is the world brought to life: real locks and a real engine around one state.
 type explorer struct {
-	typ    Type
-	nc, nr int
-	e      *Engine
-	auth   *modelObject
-	copies [maxReplicas]*modelObject
-	w      world
-	broken string
-	fault  string
-	rows   map[State]bool // visited
-	drops  []uint8
+	typ     Type
+	nc, nr  int
+	e       *Engine
+	auth    *modelObject
+	copies  [maxReplicas]*modelObject
+	w       world
+	broken  string
+	fault   string
+	dynamic bool           // replicas come and go
+	rows    map[State]bool // visited
+	drops   []uint8
 }
 
 type modelObject struct {
@@ -137,6 +140,9 @@ func (ex *explorer) Tell(to wire.Rank, l *Lock, m Msg) {
 	r.nDown++
 }
 
+// expire tells auth that a copy was dropped (FIFO behind its acks).
+const expire = 127
+
 func newExplorer(t Type, clients, replicas int) *explorer {
 	ex := &explorer{typ: t, nc: clients, nr: replicas}
 	ex.e = New(ex)
@@ -148,6 +154,7 @@ func newExplorer(t Type, clients, replicas int) *explorer {
 		ex.copies[i] = &modelObject{ex: ex, rank: i}
 		ex.copies[i].locks[0].Init(t, ex.copies[i])
 		ex.w.rep[i].state = uint8(ex.copies[i].locks[0].state)
+		ex.w.rep[i].known = 1
 	}
 	ex.w.state = uint8(ex.auth.locks[0].state)
 	// What a client may give up by itself: everything, its right to change, one cached bit.
@@ -162,6 +169,12 @@ func (ex *explorer) load(w *world) {
 	ex.w = *w
 	ex.broken = ""
 	l := &ex.auth.locks[0]
+	ex.auth.reps = ex.auth.reps[:0]
+	for r := 0; r < ex.nr; r++ {
+		if w.rep[r].known != 0 {
+			ex.auth.reps = append(ex.auth.reps, wire.Rank(r))
+		}
+	}
 	ex.loadLock(l, State(w.state), w.rd, w.wr)
 	if w.x != 0 {
 		x := ex.e.extend(l)
@@ -230,6 +243,9 @@ func (ex *explorer) save() {
 	for i := 0; i < ex.nr; i++ {
 		c := &ex.copies[i].locks[0]
 		r := &w.rep[i]
+		if r.absent != 0 {
+			continue
+		}
 		r.state = uint8(c.state)
 		r.rd, r.wr = saveHolds(c)
 		r.asked = 0
@@ -259,7 +275,9 @@ func saveHolds(l *Lock) (rd, wr uint8) {
 func (ex *explorer) settle() {
 	ex.e.Touch(&ex.auth.locks[0])
 	for i := 0; i < ex.nr; i++ {
-		ex.e.Touch(&ex.copies[i].locks[0])
+		if ex.w.rep[i].absent == 0 {
+			ex.e.Touch(&ex.copies[i].locks[0])
+		}
 	}
 	ex.e.Settle()
 	for i := 0; i < ex.nc; i++ {
@@ -448,12 +466,36 @@ func (ex *explorer) each(w *world, progress bool, visit func(name string) bool) 
 	}
 	for r := 0; r < ex.nr; r++ {
 		r := r
+		rep := &w.rep[r]
+		if ex.dynamic && rep.absent == 0 && rep.rd|rep.wr == 0 && rep.nUp < rankQueue {
+			do(fmt.Sprintf("mds.%d drops its copy", r), func() bool {
+				rep := &ex.w.rep[r]
+				m := uint8(expire)
+				if rep.delta != 0 {
+					m |= 128 // what it accumulated goes along
+				}
+				rep.up[rep.nUp] = m
+				rep.nUp++
+				rep.absent, rep.delta, rep.asked, rep.state = 1, 0, 0, 0
+				return true
+			})
+		}
+		if ex.dynamic && rep.absent != 0 && rep.known == 0 && rep.nDown == 0 && rep.nUp == 0 {
+			do(fmt.Sprintf("mds.%d gets a copy", r), func() bool {
+				rep := &ex.w.rep[r]
+				rep.absent, rep.known = 0, 1
+				ex.copies[r].locks[0].BeginReplica(l.Born())
+				ex.auth.reps = append(ex.auth.reps, wire.Rank(r))
+				slices.Sort(ex.auth.reps)
+				return true
+			})
+		}
 		for _, m := range []Mode{Rd, Wr} {
 			held := w.rep[r].rd
 			if m == Wr {
 				held = w.rep[r].wr
 			}
-			if held == 0 {
+			if held == 0 && rep.absent == 0 {
 				do(fmt.Sprintf("mds.%d takes %v", r, m), func() bool {
 					if !ex.e.Try(&ex.copies[r].locks[0], m, ex.owner(0)) {
 						return false
@@ -511,6 +553,9 @@ func (ex *explorer) replicaHears(r int) bool {
 	copy(rep.down[:], rep.down[1:])
 	rep.nDown--
 	rep.down[rep.nDown] = 0
+	if rep.absent != 0 {
+		return true // it names an object the receiver no longer holds (2.7)
+	}
 	if err := ex.e.Receive(&ex.copies[r].locks[0], AuthRank, Msg(m&127)); err != nil {
 		ex.broken = "Q1: " + err.Error()
 	}
@@ -525,6 +570,12 @@ func (ex *explorer) authHears(r int) bool {
 	rep.up[rep.nUp] = 0
 	if m&128 != 0 {
 		ex.w.delta = 1
+	}
+	if m&127 == expire {
+		rep.known = 0
+		ex.auth.reps = slices.DeleteFunc(ex.auth.reps, func(x wire.Rank) bool { return x == wire.Rank(r) })
+		ex.e.ReplicaGone(&ex.auth.locks[0], wire.Rank(r))
+		return true
 	}
 	if err := ex.e.Receive(&ex.auth.locks[0], wire.Rank(r), Msg(m&127)); err != nil {
 		ex.broken = "Q1: " + err.Error()
@@ -589,7 +640,7 @@ func (ex *explorer) check() string {
 			return fmt.Sprintf("G1s: get in %s while c%d holds %v", row.Name, i+1, Letters(c.H))
 		}
 		for r := 0; r < ex.nr; r++ {
-			if t.Row(State(w.rep[r].state)).Get == ByAny && c.H&wx != 0 {
+			if w.rep[r].absent == 0 && t.Row(State(w.rep[r].state)).Get == ByAny && c.H&wx != 0 {
 				return fmt.Sprintf("G1s: get at mds.%d while c%d holds %v", r, i+1, Letters(c.H))
 			}
 		}
@@ -615,6 +666,9 @@ func (ex *explorer) check() string {
 	anonRd := w.rd&1 != 0
 	for r := 0; r < ex.nr; r++ {
 		rep := &w.rep[r]
+		if rep.absent != 0 {
+			continue
+		}
 		rr := t.Row(State(rep.state))
 		if rep.rd != 0 && (w.wr != 0 || repWr || w.forced != 0) {
 			return fmt.Sprintf("L2: rd at mds.%d beside wr", r)
@@ -759,7 +813,7 @@ func (ex *explorer) drain(w world) (steps int, why string) {
 		}
 	}
 	for r := 0; r < ex.nr; r++ {
-		if w.rep[r].nDown|w.rep[r].nUp != 0 || State(w.rep[r].state) != l.row().Born {
+		if w.rep[r].nDown|w.rep[r].nUp != 0 || w.rep[r].absent == 0 && State(w.rep[r].state) != l.row().Born {
 			return steps, fmt.Sprintf("mds.%d in %s under %s", r, l.table().Row(State(w.rep[r].state)).Name, l.State())
 		}
 	}
@@ -771,19 +825,26 @@ var configs = []struct {
 	clients  int
 	replicas int
 	short    bool
+	dynamic  bool
 }{
-	{IAuth, 2, 0, true},
-	{IAuth, 0, 2, true},
-	{INest, 0, 1, true},
-	{INest, 0, 2, true},
-	{IFile, 1, 0, true},
-	{IFile, 0, 1, true},
-	{IFile, 2, 0, true},
-	{IFile, 1, 1, false},
-	{IFile, 0, 2, false},
-	{IAuth, 3, 0, false},
-	{IAuth, 2, 1, false},
-	{IFile, 2, 1, false},
+	{IAuth, 2, 0, true, false},
+	{IAuth, 0, 2, true, false},
+	{INest, 0, 1, true, false},
+	{INest, 0, 2, true, false},
+	{IFile, 1, 0, true, false},
+	{IFile, 0, 1, true, false},
+	{IFile, 2, 0, true, false},
+	{IAuth, 0, 2, true, true},
+	{INest, 0, 2, true, true},
+	{IFile, 0, 2, true, true},
+	{IFile, 1, 1, true, true},
+	{IFile, 1, 1, false, false},
+	{IFile, 1, 2, false, true},
+	{IAuth, 2, 2, false, true},
+	{IFile, 0, 2, false, false},
+	{IAuth, 3, 0, false, false},
+	{IAuth, 2, 1, false, false},
+	{IFile, 2, 1, false, false},
 }
 
 // TestExplore visits every state of the small worlds; CAPSTAN_EXPLORE=1 (make explore) also
@@ -795,8 +856,9 @@ func TestExplore(t *testing.T) {
 		if !c.short && !full {
 			continue
 		}
-		t.Run(fmt.Sprintf("%v-%dclients-%dreplicas", c.typ, c.clients, c.replicas), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v-%dclients-%dreplicas-dynamic=%v", c.typ, c.clients, c.replicas, c.dynamic), func(t *testing.T) {
 			ex := newExplorer(c.typ, c.clients, c.replicas)
+			ex.dynamic = c.dynamic
 			begun := time.Now()
 			limit := 1 << 20
 			if full {
