@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 
@@ -16,17 +17,17 @@ import (
 // porcupine looks for it.
 
 type linOp struct {
-	op         wire.Op
-	dir, dir2  wire.Ino
-	name, to   string
-	noReplace  bool
-	unanswered bool
+	op        wire.Op
+	dir, dir2 wire.Ino
+	name, to  string
+	noReplace bool
 }
 
 type linOut struct {
 	errno   uint32
 	ino     wire.Ino
-	unknown bool
+	unknown bool // its client died without an answer: anything fits
+	maybe   bool // its client died before the change was safe: it may not have happened
 }
 
 func linKey(d wire.Ino, n string) string { return fmt.Sprintf("%x/%s", uint64(d), n) }
@@ -59,17 +60,22 @@ var linModel = porcupine.NondeterministicModel{
 		key := linKey(o.dir, o.name)
 		cur, there := m[key]
 		same := []interface{}{state}
-		next := func() []interface{} { return []interface{}{linJoin(m)} }
-		want := func(e errno) bool { return res.unknown || res.errno == uint32(e) }
+		next := func() []interface{} {
+			if res.maybe {
+				return []interface{}{linJoin(m), state}
+			}
+			return []interface{}{linJoin(m)}
+		}
+		want := func(e errno) bool { return res.maybe || res.errno == uint32(e) }
 		switch o.op {
 		case wire.OpLookup:
 			if !there {
-				if want(eNOENT) {
+				if res.unknown || res.errno == uint32(eNOENT) {
 					return same
 				}
 				return nil
 			}
-			if res.unknown || res.errno == 0 && fmt.Sprint(res.ino) == cur {
+			if res.unknown || res.errno == 0 && (fmt.Sprint(res.ino) == cur || cur == "?") {
 				return same
 			}
 			return nil
@@ -85,8 +91,6 @@ var linModel = porcupine.NondeterministicModel{
 			}
 			m[key] = fmt.Sprint(res.ino)
 			if res.unknown {
-				// It may have any number; nobody learned it but by looking, which the lookups of
-				// others then must agree on. Such runs are left to the tree checks.
 				m[key] = "?"
 			}
 			return next()
@@ -160,6 +164,7 @@ func linRun(t *testing.T, seed int64) {
 	clock := int64(0)
 	var hist []porcupine.Operation
 	live := map[*client]*open{}
+	var tids []wire.Tid // of hist
 	collect := func() {
 		for _, c := range cs {
 			o := live[c]
@@ -173,12 +178,16 @@ func linRun(t *testing.T, seed int64) {
 				out.ino = rep.Target.Ino
 			}
 			hist = append(hist, porcupine.Operation{ClientId: int(c.key), Input: o.in, Call: o.call, Output: out, Return: clock})
+			tids = append(tids, o.tid)
 			delete(live, c)
 		}
 	}
 	crashes := 2
-	for n := 0; n < 45; {
+	for n := 0; n < 36; {
 		c := cs[w.rng.Intn(len(cs))]
+		if n%40 == 39 {
+			w.hold = false
+		}
 		if live[c] == nil {
 			n++
 			in := linOp{dir: dirs[w.rng.Intn(2)], dir2: dirs[w.rng.Intn(2)], name: fmt.Sprintf("n%d", w.rng.Intn(3)), to: fmt.Sprintf("n%d", w.rng.Intn(3))}
@@ -203,12 +212,42 @@ func linRun(t *testing.T, seed int64) {
 			live[c] = o
 		}
 		for k := w.rng.Intn(8); k > 0; k-- {
-			w.progress()
+			if !w.progress() && !w.hold {
+				w.now += 100e6
+				w.step(Event{Kind: Tick})
+			}
 			collect()
+		}
+		if w.rng.Intn(8) == 0 {
+			w.hold = !w.hold // answers pile up on what is not durable
 		}
 		if crashes > 0 && w.rng.Intn(25) == 0 {
 			crashes--
+			if w.hold && w.rng.Intn(2) == 0 {
+				w.writes = nil // nothing of it reached a disk
+			}
 			w.crash()
+			w.hold = false
+			if len(cs) > 2 && w.rng.Intn(2) == 0 { // one client dies along with the rank
+				i := w.rng.Intn(len(cs))
+				c := cs[i]
+				c.gone = true
+				cs = append(cs[:i:i], cs[i+1:]...)
+				for j := range hist {
+					o := hist[j].Output.(linOut)
+					if tid := tids[j]; hist[j].ClientId == int(c.key) && o.errno == 0 && c.isUnsafe(tid) {
+						o.maybe = true
+						hist[j].Output, hist[j].Return = o, 1<<40
+					}
+				}
+				if o := live[c]; o != nil && o.in.op == wire.OpLookup {
+					delete(live, c)
+				} else if o != nil {
+					hist = append(hist, porcupine.Operation{ClientId: int(c.key), Input: o.in, Call: o.call, Output: linOut{unknown: true, maybe: true}, Return: 1 << 40})
+					tids = append(tids, o.tid)
+					delete(live, c)
+				}
+			}
 			w.restart()
 			// Lookups that were lost are asked again by their client.
 			for _, c := range cs {
@@ -219,9 +258,10 @@ func linRun(t *testing.T, seed int64) {
 			collect()
 		}
 	}
+	w.hold = false
 	w.until("all answered", func() bool { collect(); return len(live) == 0 })
 	model := linModel.ToModel()
-	if !porcupine.CheckOperations(model, hist) {
+	if porcupine.CheckOperationsTimeout(model, hist, 300*time.Millisecond) == porcupine.Illegal {
 		sort.Slice(hist, func(i, j int) bool { return hist[i].Call < hist[j].Call })
 		var b strings.Builder
 		for _, h := range hist {
@@ -229,4 +269,13 @@ func linRun(t *testing.T, seed int64) {
 		}
 		t.Fatalf("no order explains the answers:\n%s", b.String())
 	}
+}
+
+func (c *client) isUnsafe(tid wire.Tid) bool {
+	for _, q := range c.unsafe {
+		if q.Tid == tid {
+			return true
+		}
+	}
+	return false
 }
