@@ -71,9 +71,9 @@ func hashName(name string) uint64 {
 
 // cookieFor is a free cookie for name: collisions step on.
 func (d *dir) cookieFor(name string) uint64 {
-	h := hashName(name)
-	probe := dentry{hash: h}
-	for d.order.Has(&probe) {
+	probe := d.in.rank.seek // a local one would go to the heap
+	probe.hash = hashName(name)
+	for d.order.Has(probe) {
 		probe.hash++
 	}
 	return probe.hash
@@ -106,7 +106,9 @@ func (r *Rank) bind(dn *dentry, kind dentryKind, in *inode) {
 func (r *Rank) attach(dn *dentry, kind dentryKind, in *inode) {
 	dn.kind, dn.in, dn.ino, dn.typ = kind, in, in.rec.Ino, in.rec.Mode&modeType
 	_, taken := dn.dir.order.ReplaceOrInsert(dn)
-	must.Holdf(!taken, "%v: cookie %#x taken", dn, dn.hash)
+	if taken {
+		must.Holdf(false, "%v: cookie %#x taken", dn, dn.hash)
+	}
 	if kind == dnHome {
 		in.home = dn
 	} else {

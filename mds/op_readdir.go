@@ -26,8 +26,8 @@ var opReaddir = opDesc{
 		rep := &wire.Reply{Tid: q.Tid, End: true, Entries: make([]wire.DirEntry, 0, min(n, d.order.Len()))}
 		q.restOn(&q.in.contents) // the set: names that are not there any more included
 		q.restOn(&q.in.rest)
-		from := dentry{hash: q.Cookie + 1}
-		d.order.AscendGreaterOrEqual(&from, func(dn *dentry) bool {
+		r.seek.hash = q.Cookie + 1
+		d.order.AscendGreaterOrEqual(r.seek, func(dn *dentry) bool {
 			if len(rep.Entries) == n {
 				rep.End = false
 				return false

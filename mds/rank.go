@@ -83,8 +83,9 @@ type Rank struct {
 	root        *inode
 	numDentries int
 	idle        []*dentry
-	dirtyDirs   []*dir // by since, oldest first
-	oldest      *inode // what may be trimmed, least recently used first
+	seek        *dentry // for searches by cookie
+	dirtyDirs   []*dir  // by since, oldest first
+	oldest      *inode  // what may be trimmed, least recently used first
 	newest      *inode
 
 	// sessions and requests
@@ -122,6 +123,7 @@ func New(cfg Config) *Rank {
 		sessions:   map[SessionKey]*session{},
 		objectDone: map[uint64]func(uint32, []wire.ObjResult){},
 	}
+	r.seek = &dentry{}
 	r.engine = locker.New(r)
 	r.initCaps()
 	return r
@@ -188,6 +190,9 @@ func (r *Rank) dispatch(ev *Event) {
 
 // onMessage gives requests to request.go and the rest of the conversation to session code.
 func (r *Rank) onMessage(ev *Event) {
+	if r.tooEarly(ev) {
+		return
+	}
 	s := r.sessions[ev.Session]
 	if q, ok := ev.Msg.(*wire.Request); ok {
 		if s == nil || s.state == sessDead || s.state == sessEvicting {

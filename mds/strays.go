@@ -2,6 +2,7 @@ package mds
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/wire"
@@ -26,13 +27,15 @@ func strayDirName(shard int) string { return fmt.Sprintf("stray%d", shard) }
 func linksDirName(shard int) string { return fmt.Sprintf("links%d", shard) }
 
 // strayName names an inode in its stray or links directory.
-func strayName(ino wire.Ino) string { return fmt.Sprintf("%x", uint64(ino)) }
+func strayName(ino wire.Ino) string { return strconv.FormatUint(uint64(ino), 16) }
 
 func isLinksDir(ino wire.Ino) bool { return ino >= wire.LinksDir(0, 0) && ino < wire.FirstFreeIno }
 
 func (r *Rank) systemDir(ino wire.Ino) *dir {
 	in := r.inodes[ino]
-	must.Holdf(in != nil && in.isDir(), "system directory %v is missing", ino)
+	if in == nil || !in.isDir() {
+		must.Holdf(false, "system directory %v is missing", ino)
+	}
 	return r.dirOf(in)
 }
 
