@@ -188,6 +188,12 @@ func FuzzDecodeOSDMap(f *testing.F) {
 		for pg := range m.PGs {
 			m.UpSet(pg)
 		}
+		p := m.Crush.Placer()
+		for _, r := range m.Crush.Rules {
+			if got := p.Place(r.Name, 5, 3, nil); len(got) > 3 {
+				t.Fatalf("%d places for 3", len(got))
+			}
+		}
 		if n, err := DecodeOSDMap(m.Encode()); err != nil || !n.Equal(m) {
 			t.Fatalf("map %d does not survive: %v", m.Epoch, err)
 		}

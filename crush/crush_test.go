@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/vmihailenco/msgpack/v5"
 	"pgregory.net/rapid"
 )
 
@@ -253,26 +252,6 @@ func TestCheckRefusesNonsense(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-}
-
-func FuzzMap(f *testing.F) {
-	m := cluster(f, 4, 2, even)
-	b, err := msgpack.Marshal(&m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var m Map
-		if msgpack.Unmarshal(b, &m) != nil || m.Check() != nil {
-			return
-		}
-		for _, r := range m.Rules {
-			if got := m.Place(r.Name, 5, 3, nil); len(got) > 3 {
-				t.Fatalf("%d places for 3", len(got))
-			}
-		}
-	})
 }
 
 func BenchmarkPlace(b *testing.B) {

@@ -128,6 +128,9 @@ func Unmarshal(b []byte, m any) error {
 	if v := versionOf(m); b[0] != v {
 		return fmt.Errorf("wire: decode %T: %w %d (this program knows %d)", m, ErrVersion, b[0], v)
 	}
+	if err := checkLengths(b[1:]); err != nil {
+		return fmt.Errorf("wire: decode %T: %w", m, err)
+	}
 	r := bytes.NewReader(b[1:])
 	d := msgpack.GetDecoder()
 	defer msgpack.PutDecoder(d)
