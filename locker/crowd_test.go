@@ -220,7 +220,7 @@ func (c *crowd) at(path []string) *actor {
 }
 
 func TestCrowd(t *testing.T) {
-	limit := 5000
+	limit := 6000
 	if raceDetector {
 		limit = 500
 	}
