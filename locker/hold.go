@@ -63,6 +63,11 @@ func (e *Engine) Release(l *Lock, mode Mode, by Owner) {
 			x.holds = x.holds[:last]
 			if mode == X {
 				x.hasX, x.xlocker = false, Owner{}
+				// What the row gave the holder's client besides it may keep no longer, and no
+				// row changes to say so: a truncate's xlock that rested would wait for ever.
+				if row := l.row(); row.Holder != row.All && types[l.typ].mask != 0 && l.obj.Clients() > 0 {
+					e.Reissue(l.obj)
+				}
 			}
 			e.Touch(l)
 			return
