@@ -360,14 +360,6 @@ func (n *node) step(ev *osd.Event) {
 		to, front, data, from := w.nodes[s.To], encode(s.Msg), concat(s.Data), n.inst
 		typ := s.Msg.WireType()
 		if !w.healed {
-			if typ == wire.TReconFix && w.killAtFix && w.dice(0.5) {
-				life := to.life
-				w.after(w.between(ms/10, 12*ms), func() {
-					if to.life == life {
-						w.crashFor(to, w.between(50*ms, second))
-					}
-				})
-			}
 			if typ == wire.TRepl && w.dice(w.killAtRepl) {
 				life := n.life
 				w.after(0, func() {
@@ -386,6 +378,9 @@ func (n *node) step(ev *osd.Event) {
 					return
 				}
 				to.step(&osd.Event{Kind: osd.EvPeer, From: from, Msg: m, Data: data})
+				if typ == wire.TReconFix && w.killAtFix && !w.healed && w.dice(0.5) {
+					w.crashFor(to, w.between(50*ms, second))
+				}
 			})
 		})
 	}
