@@ -49,7 +49,12 @@ func (r *Rank) trim() {
 	if over <= 0 {
 		return
 	}
+	if r.trimRest > 0 { // nothing could go: look again after a while
+		r.trimRest--
+		return
+	}
 	in := r.oldest
+	before := r.counts.Trimmed
 	for n := 0; in != nil && over > 0 && n < 64; n++ {
 		next := in.newer
 		if r.mayTrim(in) {
@@ -59,6 +64,9 @@ func (r *Rank) trim() {
 			r.used(in) // look at it again when its turn comes round
 		}
 		in = next
+	}
+	if r.counts.Trimmed == before {
+		r.trimRest = 64
 	}
 }
 

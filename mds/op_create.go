@@ -1,7 +1,6 @@
 package mds
 
 import (
-	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -34,6 +33,9 @@ var opCreate = opDesc{
 			q.in, e = r.target(q, dn)
 			return e
 		}
+		if r.full() && dn.isNull() {
+			return eNOSPC
+		}
 		q.set.X(&dn.locks[0])
 		q.set.Rd(&d.in.locks[lockAuth])
 		q.set.Wr(&d.in.locks[lockFile])
@@ -51,6 +53,9 @@ var opCreate = opDesc{
 			if q.Op == wire.OpCreate && q.OpenFlags&oEXCL == 0 {
 				if q.in.isDir() {
 					return eISDIR
+				}
+				if !r.mayOpen(q.in, q.sess, q.Want) {
+					return r.parkOpen(q)
 				}
 				r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, q.in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess)})
 				return ok
@@ -95,6 +100,9 @@ var opTmpfile = opDesc{
 		d, e := r.dirOfRequest(q, q.Ino)
 		if e != ok {
 			return e
+		}
+		if r.full() {
+			return eNOSPC
 		}
 		q.in = d.in
 		q.set.Rd(&d.in.locks[lockAuth])
@@ -190,5 +198,3 @@ func (r *Rank) bornEmpty(in *inode) {
 	d.loaded, d.complete = true, true
 	d.hdr.Mtime, d.hdr.Ctime = in.rec.Mtime, in.rec.Ctime
 }
-
-var _ = caps.None

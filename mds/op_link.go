@@ -21,6 +21,9 @@ var opLink = opDesc{
 		if in.isDir() {
 			return ePERM
 		}
+		if r.full() {
+			return eNOSPC
+		}
 		dn, e := r.nameOf(q, d, q.Name)
 		if e != ok {
 			return e

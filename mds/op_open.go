@@ -30,13 +30,18 @@ var opOpen = opDesc{
 	apply: func(r *Rank, q *request) errno {
 		in := q.in
 		if !r.mayOpen(in, q.sess, q.Want) {
-			fs := in.fileState()
-			fs.opens = append(fs.opens, waitingOpen{q.sess.client(), r.waker(q)})
-			return r.parkFree(q, "caps of others must come back")
+			return r.parkOpen(q)
 		}
 		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll)})
 		return ok
 	},
+}
+
+// parkOpen lets q, an open of q.in or a create that found the file there, wait for its caps.
+func (r *Rank) parkOpen(q *request) errno {
+	fs := q.in.fileState()
+	fs.opens = append(fs.opens, waitingOpen{q.sess.client(), r.waker(q)})
+	return r.parkFree(q, "caps of others must come back")
 }
 
 // waitingOpen is an open that waits for its caps.

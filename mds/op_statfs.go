@@ -2,6 +2,9 @@ package mds
 
 import "github.com/capstan-fs/capstan/wire"
 
+// full reports whether the OSDs keep their last space for deletions: nothing new is made then.
+func (r *Rank) full() bool { return r.osdmap != nil && r.osdmap.Full }
+
 // statfs: what the OSDs have, divided by the copies of the data pool.
 var opStatfs = opDesc{
 	name: "statfs",

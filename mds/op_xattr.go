@@ -27,6 +27,9 @@ var opSetxattr = opDesc{
 		if len(q.Xval) > wire.MaxXattrValue {
 			return eRANGE
 		}
+		if r.full() && q.Op == wire.OpSetxattr {
+			return eNOSPC
+		}
 		if in.isDir() {
 			if e := r.header(q, in); e != ok {
 				return e

@@ -87,6 +87,7 @@ type Rank struct {
 	dirtyDirs   []*dir  // by since, oldest first
 	oldest      *inode  // what may be trimmed, least recently used first
 	newest      *inode
+	trimRest    int
 
 	// sessions and requests
 	sessions   map[SessionKey]*session // in deterministic order: clients.order

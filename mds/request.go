@@ -277,7 +277,7 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 // inodeOf is the inode that the request names by number.
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
-	if in == nil || in.stub || in == r.base {
+	if in == nil || in.stub || in == r.base || in.purging {
 		return nil, eSTALE
 	}
 	return q.pinInode(in), ok
