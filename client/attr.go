@@ -48,14 +48,28 @@ func (c *Client) attrOf(in *Inode) Attr {
 	return a
 }
 
-// fetch asks the rank until the groups of mask have been seen current after the call began.
+// fetch asks the rank until the groups of mask have been seen current after the call began. A
+// group may be missing from the answer: meanwhile a GRANT made us its only user, and our own
+// copy is the truth; or the lock moved on between, and we ask again.
 func (c *Client) fetch(k *Caller, in *Inode, mask wire.AttrMask) error {
-	cl, err := c.do(k, &wire.Request{Op: wire.OpGetattr, Ino: in.ino, Mask: mask})
-	defer c.doneWith(cl)
-	if err == nil && (cl.in == nil || cl.reply.Target.Valid&mask != mask) {
-		return eIO
+	for try := 0; ; try++ {
+		cl, err := c.do(k, &wire.Request{Op: wire.OpGetattr, Ino: in.ino, Mask: mask})
+		c.doneWith(cl)
+		if err != nil {
+			return err
+		}
+		miss := mask
+		if t := cl.reply.Target; t != nil {
+			miss &^= t.Valid
+		}
+		if miss == 0 || c.mayAttr(in, miss) != NoRight {
+			return nil
+		}
+		if try == 50 {
+			c.log.Error().Stringer("ino", in.ino).Uint8("groups", uint8(miss)).Stringer("caps", in.cap.issued).Msg("the rank does not show attributes that it was asked for")
+			return eIO
+		}
 	}
-	return err
 }
 
 const statMask = wire.MaskAuth | wire.MaskLink | wire.MaskFile

@@ -2,7 +2,10 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/wire"
@@ -51,11 +54,20 @@ func (c *Client) send(tid uint64, m wire.Message) {
 	if c.link == nil {
 		return
 	}
+	c.trace("send", m)
 	if err := c.link.Send(tid, m); err != nil {
 		c.log.Debug().Err(err).Msg("send to rank")
 		return
 	}
 	c.needSend = true
+}
+
+// trace logs one message at level trace.
+func (c *Client) trace(dir string, m wire.Message) {
+	if c.log.GetLevel() > zerolog.TraceLevel {
+		return
+	}
+	c.log.Trace().Str(dir, fmt.Sprintf("%T%+v", m, m)).Msg("session")
 }
 
 // unlockFlush releases the lock, then writes out what was queued under it.
@@ -84,6 +96,7 @@ func (r *receiver) Messages(batch []wire.Message) {
 		return
 	}
 	for _, m := range batch {
+		r.c.trace("recv", m)
 		r.c.handle(m)
 	}
 	r.c.unlockFlush()
