@@ -505,7 +505,7 @@ func TestCacheIsTrimmed(t *testing.T) {
 	w.quiet()
 	w.r.flushAll()
 	w.collect()
-	for i := 0; i < 50; i++ {
+	for i := 0; i < 500; i++ {
 		w.quiet()
 		w.step(Event{Kind: Tick})
 	}
