@@ -60,7 +60,7 @@ func (p *peerLine) dial() {
 	d := p.d
 	defer d.wg.Done()
 	ctx, cancel := context.WithTimeout(d.ctx, 3*time.Second)
-	c, err := msgr.Dial(ctx, d.cfg.Net, p.addr, d.self, p)
+	c, err := msgr.DialWith(ctx, d.cfg.Net, p.addr, d.self, p, lineOptions(d.cfg.Log))
 	cancel()
 	if err == nil && c.Peer().Instance != p.inst {
 		c.Close()

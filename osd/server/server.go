@@ -42,6 +42,12 @@ const (
 	statsEvery = time.Second
 )
 
+// lineOptions let a whole object of the largest size, or one with a very large omap, pass
+// between OSDs in one frame.
+func lineOptions(log zerolog.Logger) msgr.Options {
+	return msgr.Options{Limits: msgr.Limits{Front: 96 << 20, Data: 96 << 20}, Log: log}
+}
+
 // Daemon is a running OSD.
 type Daemon struct {
 	cfg   Config
@@ -125,7 +131,7 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	core := cfg.Core
 	core.ID, core.Instance, core.Stored = cfg.ID, inst, d.stored
 	d.core = osd.New(core, d.store, now())
-	d.srv = msgr.Serve(l, d.self, d.accept, cfg.Log)
+	d.srv = msgr.ServeWith(l, d.self, d.accept, lineOptions(cfg.Log))
 	if d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log}); err != nil {
 		return nil, fmt.Errorf("osd.%d: %w", cfg.ID, err)
 	}

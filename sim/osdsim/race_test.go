@@ -1,0 +1,5 @@
+//go:build race
+
+package osdsim
+
+const raceEnabled = true
