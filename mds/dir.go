@@ -6,6 +6,7 @@ import (
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/locker"
+	"github.com/capstan-fs/capstan/wire"
 )
 
 // dir is the contents of a directory: its one fragment. names holds every cached dentry,
@@ -27,7 +28,8 @@ type dir struct {
 	fetchHdr headerRec
 
 	fetchingHeader bool
-	wantFetch      bool // a flush is under way: fetch when it ends
+	purged         []wire.Ino // of a stray directory: their index lines go with the next flush
+	wantFetch      bool       // a flush is under way: fetch when it ends
 
 	dirty    []*dentry
 	isDirty  bool

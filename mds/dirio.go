@@ -142,6 +142,9 @@ func (r *Rank) loadHeader(d *dir, h headerRec) {
 	if !d.loaded || h.Version > d.hdr.Version {
 		d.hdr = h
 	}
+	if d.hdr.Version == 0 && d.hdr.Mtime == (wire.Time{}) {
+		d.hdr.Mtime, d.hdr.Ctime = d.in.rec.Mtime, d.in.rec.Ctime
+	}
 	d.loaded = true
 }
 
@@ -179,6 +182,7 @@ func (r *Rank) loadDentry(d *dir, name string, b []byte) error {
 		// the journal would not have been trimmed.
 		return fmt.Errorf("ino %v is at home in %v as well", rec.Ino, in.home)
 	}
+	in.indexed = dn
 	r.attach(dn, dnHome, in)
 	return nil
 }
@@ -286,6 +290,11 @@ func (r *Rank) flush(d *dir) {
 		}
 		set, del, size = nil, nil, 0
 		r.object(d.last, obj, ops, done) // WA: it shows d as of d.last
+	}
+	objs, lines := r.indexOps(d)
+	for i := range objs {
+		left++
+		r.object(d.last, objs[i], lines[i], done)
 	}
 	for _, dn := range d.dirty {
 		marks = append(marks, mark{dn, dn.version})

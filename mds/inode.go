@@ -44,9 +44,10 @@ type inode struct {
 	rest     stamps // of everything but a directory's contents
 	contents stamps // of a directory's contents: ifile
 
-	pins    int32 // requests, purges and object operations that need it in memory
-	stub    bool  // after replay: a directory known by its contents only, its home not read yet
-	dead    bool  // dropped from the cache: a stale pointer is a bug
+	pins    int32   // requests, purges and object operations that need it in memory
+	stub    bool    // after replay: a directory known by its contents only, its home not read yet
+	dead    bool    // dropped from the cache: a stale pointer is a bug
+	indexed *dentry // the home that the index knows
 	purging bool
 
 	older, newer *inode // list of what may be trimmed

@@ -86,6 +86,9 @@ var opCreate = opDesc{
 		ent := r.newEntry()
 		ent.by(q.sess, q.Tid, ino, q.rest)
 		ent.dentry(dn)
+		if in.dir != nil {
+			ent.header(in.dir) // its times; and an object for every directory
+		}
 		q.pos = r.submit(ent)
 		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess)})
 		return ok

@@ -120,6 +120,7 @@ func (r *Rank) removeStrays() {
 		dn.dir.hdr.Entries--
 		r.unbind(dn)
 		ent.dentry(dn)
+		dn.dir.purged = append(dn.dir.purged, in.ino())
 		r.forget(in)
 		r.counts.Purged++
 	}

@@ -481,34 +481,24 @@ func (r *Rank) hold(s *session, m *wire.Request) {
 	r.replay.held = append(r.replay.held, heldMsg{s, m})
 }
 
-// openByHint finds an inode that a client names with the dentry it was reached by; done gets
-// nil when that is not where it is.
+// openByHint finds an inode that a client names with the dentry it was reached by. A hint may
+// be wrong (a rename that was not durable); then the index knows. done gets nil when neither
+// does.
 func (r *Rank) openByHint(ino, parent wire.Ino, name string, done func(*inode)) {
 	if in := r.inodes[ino]; in != nil && !in.stub {
 		done(in)
 		return
 	}
-	found := func() {
-		in := r.inodes[ino]
-		if in != nil && in.stub {
-			in = nil
-		}
-		done(in)
-	}
-	if parent == 0 {
-		done(nil)
-		return
-	}
-	p := r.stubInode(parent)
-	if !p.isDir() {
-		done(nil)
+	p := r.inodes[parent]
+	if p == nil || p.stub || !p.isDir() {
+		r.openByIno(ino, done)
 		return
 	}
 	r.whenComplete(r.dirOf(p), func() {
 		if dn := r.dirOf(p).names[name]; dn != nil && dn.kind == dnRemote && dn.in == nil {
-			r.whenComplete(r.linksDir(dn.ino), found)
+			r.whenComplete(r.linksDir(dn.ino), func() { r.openByIno(ino, done) })
 			return
 		}
-		found()
+		r.openByIno(ino, done)
 	})
 }

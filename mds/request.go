@@ -94,15 +94,15 @@ type request struct {
 	replay  bool // clientreplay: never answered early
 
 	// What plan found, for apply.
-	in    *inode
-	in2   *inode
-	dn    *dentry
-	dn2   *dentry
-	home  *dentry
-	home2 *dentry
-	rest  journal.Pos // what an early reply rests on besides its own entry
-	phase uint8       // of operations that outlive their step (truncate)
-	pos   journal.Pos // its entry
+	in     *inode
+	in2    *inode
+	dn     *dentry
+	dn2    *dentry
+	home   *dentry
+	home2  *dentry
+	rest   journal.Pos // what an early reply rests on besides its own entry
+	sought wire.Ino    // the number that was looked for in the index
+	pos    journal.Pos // its entry
 
 	pinnedIn [6]*inode
 	pinnedDn [8]*dentry
@@ -277,7 +277,17 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 // inodeOf is the inode that the request names by number.
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
-	if in == nil || in.stub || in == r.base || in.purging {
+	if in == nil || in.stub {
+		if q.sought == ino || ino < wire.FirstFreeIno {
+			return nil, eSTALE
+		}
+		// Not in the cache: a number out of an older life, a resent request. The index knows.
+		q.sought = ino
+		wake := r.waker(q)
+		r.openByIno(ino, func(*inode) { wake() })
+		return nil, r.parkFree(q, "inode is being looked for by number")
+	}
+	if in == r.base || in.purging {
 		return nil, eSTALE
 	}
 	return q.pinInode(in), ok

@@ -336,6 +336,12 @@ func (w *world) apply(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 			for _, k := range op.Keys {
 				delete(o.omap, k)
 			}
+		case wire.ObjOmapGet:
+			for _, k := range op.Keys {
+				if v, have := o.omap[k]; have {
+					res[i].Pairs = append(res[i].Pairs, wire.KV{Key: k, Val: v})
+				}
+			}
 		case wire.ObjOmapRange:
 			for _, k := range keys(o.omap) {
 				if k <= op.From && op.From != "" {
