@@ -240,6 +240,9 @@ func (r *Rank) reissue(in *inode) {
 }
 
 func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
+	if rec.Issued == 0 {
+		return // a reply will be the first that the client hears of this cap
+	}
 	allowed := in.allowed(rec.Client)
 	may := in.likes(rec) & allowed
 	if s == nil || !s.alive() {
@@ -261,6 +264,11 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 		if s == nil || !s.alive() {
 			r.silent = append(r.silent, a)
 			return
+		}
+		if s.state == sessStale && r.now >= s.live.lastRenew+r.silence() && !open {
+			// Silent for long: what silence takes back is taken at the next tick.
+			r.silent = append(r.silent, a)
+			r.nextSession = r.now + 1
 		}
 		r.sendCap(s, in, rec, wire.CapRevoke, 0, false)
 		if !open {

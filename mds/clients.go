@@ -12,6 +12,7 @@ import (
 type clients struct {
 	order  []*session // by seq: the deterministic order of sessions
 	ghosts []*session // evicted and fenced; what they cache ends by silence (K2)
+	early  []Event    // what came before the journal was read
 	opens  []Event    // SessionOpens that came before the rank was active
 
 	capID    uint64

@@ -25,7 +25,21 @@ func (r *Rank) startReconnect() {
 	for _, s := range r.order {
 		s.live.lastRenew = r.now
 	}
+	early := r.early
+	r.early = nil
+	for i := range early {
+		r.onMessage(&early[i])
+	}
 	r.maybeReconnected()
+}
+
+// tooEarly keeps what comes while the journal is still being read: nobody is known yet.
+func (r *Rank) tooEarly(ev *Event) bool {
+	if r.state >= clustermap.RankReconnect {
+		return false
+	}
+	r.early = append(r.early, *ev)
+	return true
 }
 
 func (r *Rank) windowEnd() int64 {

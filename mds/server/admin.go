@@ -48,3 +48,13 @@ func word(args json.RawMessage) string {
 	}
 	return ""
 }
+
+// Why lists what waits in the rank, and for whom: for tests that would hang otherwise.
+func (d *Daemon) Why() []mds.Wait {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rank == nil {
+		return nil
+	}
+	return d.rank.Why()
+}
