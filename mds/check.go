@@ -33,7 +33,7 @@ func (r *Rank) mustHold() {
 }
 
 func (r *Rank) checkDir(d *dir) int {
-	present, subdirs := 0, 0
+	present, subdirs, resident := 0, 0, 0
 	for name, dn := range d.names {
 		must.Holdf(dn.name == name && dn.dir == d && !dn.dead, "%v is filed under %q", dn, name)
 		if dn.kind == dnNull {
@@ -48,12 +48,19 @@ func (r *Rank) checkDir(d *dir) int {
 		must.Holdf(has && got == dn, "%v is not in order", dn)
 		must.Holdf(dn.version <= d.hdr.Version, "%v version %d, directory %d", dn, dn.version, d.hdr.Version)
 		if dn.kind == dnHome {
-			must.Holdf(dn.in != nil && dn.in.home == dn && !dn.in.dead, "home %v without its inode", dn)
+			must.Holdf(dn.in != nil || !dn.dirty, "%v is dirty and bare", dn)
+			must.Holdf(dn.in == nil || dn.in.home == dn && !dn.in.dead, "home %v: its inode lives elsewhere", dn)
+			if dn.in != nil {
+				resident++
+			} else {
+				must.Holdf(r.inodes[dn.ino] == nil || r.inodes[dn.ino].stub, "%v is bare, its inode is cached", dn)
+			}
 		}
 		if dn.in != nil {
 			must.Holdf(dn.in.rec.Ino == dn.ino, "%v leads to %v, says %v", dn, dn.in, dn.ino)
 		}
 	}
+	must.Holdf(d.resident == resident, "%v: %d resident inodes, %d counted", d.in, resident, d.resident)
 	must.Holdf(d.order.Len() == present, "%v: %d names, %d in order", d.in, present, d.order.Len())
 	if d.complete && r.replay == nil {
 		must.Holdf(d.hdr.Entries == uint64(present), "%v: %d names, header says %d", d.in, present, d.hdr.Entries)

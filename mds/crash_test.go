@@ -608,3 +608,48 @@ func (r *Rank) replayedDirs() (out []*dir) {
 	}
 	return out
 }
+
+// A directory larger than the cache goes on knowing its names: creating one more reads
+// nothing, and a file that was dropped comes back with one small read.
+func TestDirectoryLargerThanTheCache(t *testing.T) {
+	w := newWorld(t, 12)
+	w.cfg.MaxInodes = 80
+	w.crash()
+	w.restart()
+	c := w.client()
+	first := c.create(root, "f0")
+	c.must(&wire.Request{Op: wire.OpSetattr, Ino: first, Set: wire.SetMode, Attr: wire.SetAttr{Mode: 0o600}})
+	c.must(&wire.Request{Op: wire.OpLink, Ino: root, Name: "hard", Other: first})
+	c.drop(first)
+	for i := 1; i < 600; i++ {
+		c.drop(c.create(root, fmt.Sprintf("f%d", i)))
+	}
+	w.quiet()
+	fetches := w.r.counts.Fetches
+	if n := len(w.r.inodes); n > 400 || w.r.inodes[first] != nil {
+		t.Fatalf("%d inodes are cached", n)
+	}
+	c.create(root, "one-more")
+	c.fails(&wire.Request{Op: wire.OpCreate, Ino: root, Name: "f3", OpenFlags: oEXCL}, eEXIST)
+	for _, name := range []string{"f0", "hard"} {
+		if got := c.lookup(root, name); got != first {
+			t.Fatalf("%s is %v", name, got)
+		}
+	}
+	if a := c.stat(first); a.Mode != modeReg|0o600 || a.Nlink != 2 {
+		t.Fatalf("%+v", a)
+	}
+	c.must(&wire.Request{Op: wire.OpUnlink, Ino: root, Name: "f5"})
+	c.must(&wire.Request{Op: wire.OpRename, Ino: root, Name: "f6", NewDir: root, NewName: "f7"})
+	if got := len(c.list(root)); got != 600 {
+		t.Fatalf("%d names", got)
+	}
+	if w.r.counts.Fetches != fetches {
+		t.Fatal("the directory was read again")
+	}
+	w.crash()
+	w.restart()
+	if got := len(c.list(root)); got != 600 {
+		t.Fatalf("%d names after a restart", got)
+	}
+}

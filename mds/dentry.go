@@ -16,8 +16,8 @@ const (
 	dnRemote                   // the inode's home is elsewhere (links/)
 )
 
-// dentry is one name in a dir. in is set for a home dentry always, for a remote one when the
-// inode is cached.
+// dentry is one name in a dir. in is set when the inode is cached; a home dentry without it is
+// bare: clean, its record in the directory's object (lru.go).
 type dentry struct {
 	dir  *dir
 	name string
@@ -35,7 +35,8 @@ type dentry struct {
 	leases []*leaseRec // by session key (F2)
 	stamp  stamps
 	pins   int32
-	idle   bool // in Rank.idle
+	idle   bool     // in Rank.idle
+	loads  []func() // of a bare home dentry: who waits for the inode
 }
 
 func (d *dentry) isNull() bool   { return d.kind == dnNull }

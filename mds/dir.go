@@ -31,6 +31,8 @@ type dir struct {
 	purged         []wire.Ino // of a stray directory: their index lines go with the next flush
 	wantFetch      bool       // a flush is under way: fetch when it ends
 
+	resident int // home dentries whose inode is cached
+
 	dirty    []*dentry
 	isDirty  bool
 	since    journal.Pos // start of the oldest entry whose records its object may lack
@@ -113,6 +115,7 @@ func (r *Rank) attach(dn *dentry, kind dentryKind, in *inode) {
 	}
 	if kind == dnHome {
 		in.home = dn
+		dn.dir.resident++
 	} else {
 		in.remotes = append(in.remotes, dn)
 	}
@@ -126,6 +129,7 @@ func (r *Rank) unbind(dn *dentry) {
 	}
 	if dn.in != nil {
 		if dn.kind == dnHome {
+			dn.dir.resident--
 			if dn.in.home == dn {
 				dn.in.home = nil
 			}

@@ -198,9 +198,6 @@ func (r *Rank) attachRemote(dn *dentry, ino wire.Ino, typ uint32) {
 	}
 }
 
-// unbindRemote takes a remote dentry out of order before it is forgotten.
-func (r *Rank) unbindRemote(dn *dentry) { r.unbind(dn) }
-
 // markDirty notes that dn's object lacks its record.
 func (r *Rank) markDirty(dn *dentry) {
 	if !dn.dirty {

@@ -95,7 +95,7 @@ func (r *Rank) openDepth(ino wire.Ino, depth int, done func(*inode)) {
 				done(nil)
 				return
 			}
-			r.whenComplete(r.dirOf(dir), func() {
+			r.openIn(r.dirOf(dir), ino, rec.Name, func() {
 				in := r.inodes[ino]
 				if in != nil && in.stub {
 					in = nil

@@ -1,6 +1,11 @@
 package mds
 
-import "github.com/capstan-fs/capstan/internal/must"
+import (
+	"fmt"
+
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/wire"
+)
 
 func (r *Rank) unpinInode(in *inode) {
 	in.pins--
@@ -70,13 +75,11 @@ func (r *Rank) trim() {
 	}
 }
 
+// mayTrim reports whether in is clean, held by nobody, and, if a directory, without a cached
+// inode below.
 func (r *Rank) mayTrim(in *inode) bool {
 	if in.dead || in.pins != 0 || in.stub || in.home == nil || in.home.dir.in == r.base || r.capsHeld(in) || r.fileBusy(in) ||
-		in.purging || in.rec.Nlink == 0 || in.rest.pos > r.durablePos {
-		return false
-	}
-	dn := in.home
-	if dn.dirty || dn.pins != 0 || len(dn.leases) != 0 || dn.dir.fetching || dn.dir.flushing || !dn.locks[0].Idle() {
+		in.purging || in.rec.Nlink == 0 || in.rest.pos > r.durablePos || in.home.dirty || in.home.pins != 0 || in.home.dir.flushing {
 		return false
 	}
 	for i := range in.locks {
@@ -84,60 +87,79 @@ func (r *Rank) mayTrim(in *inode) bool {
 			return false
 		}
 	}
-	if d := in.dir; d != nil {
-		if len(d.names) != 0 || d.isDirty || d.fetching || d.flushing || len(d.waiters) != 0 || in.contents.pos > r.durablePos {
-			return false // its children go first
-		}
+	d := in.dir
+	if d == nil {
+		return true
 	}
-	for _, rem := range in.remotes {
-		if rem.pins != 0 {
+	if d.resident != 0 || d.isDirty || d.fetching || d.fetchingHeader || d.flushing || len(d.waiters) != 0 || in.contents.pos > r.durablePos {
+		return false
+	}
+	for _, dn := range d.names {
+		if dn.pins != 0 || dn.idle || len(dn.leases) != 0 || !dn.locks[0].Idle() || dn.stamp.pos > r.durablePos {
 			return false
 		}
 	}
 	return true
 }
 
-// trimInode forgets a clean inode and its home dentry; the directory is complete no more.
+// trimInode forgets a clean inode. Its home dentry stays, bare: the directory goes on knowing
+// all its names, and the record is read when somebody asks for the inode. The names of a
+// directory go together with it.
 func (r *Rank) trimInode(in *inode) {
+	if d := in.dir; d != nil {
+		for _, dn := range d.sortedNames() {
+			if dn.kind != dnNull {
+				r.unbind(dn)
+			}
+			r.dropDentry(dn)
+		}
+	}
 	for _, rem := range in.remotes {
 		rem.in = nil
 	}
 	in.remotes = nil
-	dn := in.home
-	d := dn.dir
+	in.home.in = nil
+	in.home.dir.resident--
 	r.unlist(in)
 	delete(r.inodes, in.rec.Ino)
 	in.dead = true
-	d.order.Delete(dn)
-	r.dropDentry(dn)
-	d.complete = false
 	r.counts.Trimmed++
-	// Null and remote dentries of an incomplete directory say nothing that a fetch would
-	// not; they go with the last home dentry so that the directory itself can go.
-	if !d.isDirty {
-		r.dropLeaves(d)
-	}
 }
 
-// dropLeaves forgets clean dentries that hold no inode in the cache when no home dentry is left.
-func (r *Rank) dropLeaves(d *dir) {
-	if d.order.Len() > 0 {
-		all := true
-		d.order.Ascend(func(x *dentry) bool {
-			all = x.kind == dnRemote
-			return all
-		})
-		if !all {
+// loadInode reads the inode of a bare home dentry; fn runs when it is there, or cannot be had.
+func (r *Rank) loadInode(dn *dentry, fn func()) {
+	if dn.loads = append(dn.loads, fn); len(dn.loads) > 1 {
+		return
+	}
+	dn.pins++
+	get := []wire.ObjOp{{Kind: wire.ObjOmapGet, Keys: []string{dn.name + headSuffix}}}
+	r.object(0, r.dirObject(dn.dir.in.ino()), get, func(e uint32, res []wire.ObjResult) {
+		if e != 0 || len(res) != 1 || len(res[0].Pairs) != 1 {
+			r.damaged(fmt.Errorf("mds: read %v: errno %d", dn, e))
 			return
 		}
-	}
-	for _, x := range d.sortedNames() {
-		if x.pins != 0 || x.dirty || len(x.leases) != 0 || !x.locks[0].Idle() || x.stamp.pos > r.durablePos {
-			continue
+		if dn.kind == dnHome && dn.in == nil {
+			var rec dentryRec
+			err := wire.Unmarshal(res[0].Pairs[0].Val, &rec)
+			if err != nil || rec.Kind != dnHome || rec.Ino != dn.ino || rec.Inode == nil {
+				r.damaged(fmt.Errorf("mds: record of %v is not its inode %v: %v", dn, dn.ino, err))
+				return
+			}
+			in := r.inodes[rec.Ino]
+			if in == nil {
+				in = r.newInode(*rec.Inode)
+			} else {
+				in.rec, in.stub = *rec.Inode, false
+			}
+			dn.in, in.home, in.indexed = in, dn, dn
+			dn.dir.resident++
+			r.used(in)
 		}
-		if x.kind == dnRemote {
-			r.unbindRemote(x)
+		fns := dn.loads
+		dn.loads = nil
+		r.unpinDentry(dn)
+		for _, fn := range fns {
+			fn()
 		}
-		r.dropDentry(x)
-	}
+	})
 }

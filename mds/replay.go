@@ -494,11 +494,22 @@ func (r *Rank) openByHint(ino, parent wire.Ino, name string, done func(*inode)) 
 		r.openByIno(ino, done)
 		return
 	}
-	r.whenComplete(r.dirOf(p), func() {
-		if dn := r.dirOf(p).names[name]; dn != nil && dn.kind == dnRemote && dn.in == nil {
-			r.whenComplete(r.linksDir(dn.ino), func() { r.openByIno(ino, done) })
-			return
+	r.openIn(r.dirOf(p), ino, name, func() { r.openByIno(ino, done) })
+}
+
+// openIn makes sure that d is read, and the inode if its home may be there under name.
+func (r *Rank) openIn(d *dir, ino wire.Ino, name string, then func()) {
+	r.whenComplete(d, func() {
+		dn := d.names[name]
+		switch {
+		case dn == nil || dn.ino != ino || dn.in != nil:
+			then()
+		case dn.kind == dnHome:
+			r.loadInode(dn, then)
+		case d == r.linksDir(ino):
+			then()
+		default:
+			r.openIn(r.linksDir(ino), ino, strayName(ino), then)
 		}
-		r.openByIno(ino, done)
 	})
 }

@@ -333,13 +333,20 @@ func (r *Rank) target(q *request, dn *dentry) (*inode, errno) {
 		return nil, eNOENT
 	}
 	if dn.in == nil {
+		if dn.kind == dnHome {
+			r.loadInode(dn, r.waker(q))
+			return nil, r.parkFree(q, "inode is being read")
+		}
 		in := r.inodes[dn.ino]
 		if in == nil || in.stub {
-			links := r.inodes[wire.LinksDir(r.cfg.Rank, r.shard(dn.ino))]
-			d := r.dirOf(links)
+			d := r.linksDir(dn.ino)
 			if !d.complete {
-				_, e := r.complete(q, links)
+				_, e := r.complete(q, d.in)
 				return nil, e
+			}
+			if home := d.names[strayName(dn.ino)]; home != nil && home.kind == dnHome && home.in == nil {
+				r.loadInode(home, r.waker(q))
+				return nil, r.parkFree(q, "inode is being read")
 			}
 			r.logf(LogError, "%v leads to ino %v, which links/ does not have", dn, dn.ino)
 			return nil, eIO
