@@ -65,10 +65,18 @@ func (c *Client) fetch(k *Caller, in *Inode, mask wire.AttrMask) error {
 		if miss == 0 || c.mayAttr(in, miss) != NoRight {
 			return nil
 		}
-		if try == 50 {
+		if miss == wire.MaskFile && in.cap.job && in.cap.implemented&(caps.FileExcl|caps.FileShared) != 0 {
+			return nil // not yet given up: nobody else has changed it
+		}
+		if try == 200 {
 			c.log.Error().Stringer("ino", in.ino).Uint8("groups", uint8(miss)).Stringer("caps", in.cap.issued).Msg("the rank does not show attributes that it was asked for")
 			return eIO
 		}
+		// A lock on its way from us to others: what it waits for comes soon.
+		t := time.NewTimer(time.Duration(min(try, 50)) * 200 * time.Microsecond)
+		c.unlockFlush()
+		<-t.C
+		c.mu.Lock()
 	}
 }
 

@@ -69,8 +69,11 @@ func (c *Client) openFile(in *Inode, rd, wr, app bool) *File {
 	}
 	if in.isReg() {
 		c.dirty[in] = struct{}{}
-		// Without Fs somebody else may be writing: MIX. A handle cannot change later (F8).
-		f.Direct = app || in.cap.issued&(caps.FileShared|caps.FileExcl) == 0
+		// Without Fs somebody else may be writing: MIX. A handle cannot change later (F8), so
+		// one that writes is direct from the start: through the page cache its bytes would
+		// show to other readers of this mount before the store has them, and a read elsewhere
+		// that starts after such a read could still find the old ones.
+		f.Direct = wr || in.cap.issued&(caps.FileShared|caps.FileExcl) == 0
 		f.Keep = in.cap.issued.Has(caps.FileCache) && !in.oldPages
 		if !f.Keep && !f.Direct {
 			in.pages, in.oldPages = in.oldPages || in.pages, in.oldPages || in.pages

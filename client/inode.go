@@ -223,7 +223,10 @@ func (in *Inode) applyAttr(st *wire.InodeStat) {
 
 func (in *Inode) applyFile(st *wire.InodeStat) {
 	a, m := &in.attr, &st.Attr
-	ours := in.dirty || in.flushing > 0 || in.nwr > 0 // our size and times may be newer
+	// Our size and times may be newer. Of a flush on its way that is so only while the rank
+	// has us hold Fw all along: after we gave it up, the rank had the flush when it said this.
+	ours := in.dirty || in.nwr > 0 ||
+		in.flushing > 0 && st.Cap != nil && (in.cap.pending&st.Cap.Pending).Has(caps.FileWr)
 	switch {
 	case st.TruncSeq > in.tseq:
 		in.tseq = st.TruncSeq

@@ -152,40 +152,45 @@ func (c *Client) applyReply(cl *call) {
 }
 
 // renamed moves what is known of two names. The reply does not say what they lead to now,
-// so without knowing it before, both are forgotten.
+// so unless both were known before, both are forgotten: two names of one inode stay as they
+// are.
 func (c *Client) renamed(dir *Inode, r *wire.Request) {
 	nd := c.inodes[r.NewDir]
 	if nd == nil {
 		nd = dir
 	}
-	from, known := c.cover(dir, r.Name)
-	to, knownTo := c.cover(nd, r.NewName)
-	c.changedName(dir, r.Name, 0, nil, 0)
-	c.changedName(nd, r.NewName, 0, nil, 0)
-	set := func(d *Inode, name string, ino wire.Ino, ok bool) {
-		if e := d.dirState().names[name]; e != nil {
-			if e.ino = ino; !ok {
-				delete(d.dir.names, name)
-				d.dir.complete = false // absent from names must mean absent
-			} else if in := c.inodes[ino]; in != nil {
-				in.parent, in.name = d.ino, name
-			}
+	from, okFrom := c.cover(dir, r.Name)
+	to, okTo := c.cover(nd, r.NewName)
+	known := okFrom && okTo && from != 0
+	if known && from == to {
+		return
+	}
+	set := func(d *Inode, name string, ino wire.Ino) {
+		c.changedName(d, name, ino, nil, 0)
+		if !known {
+			delete(d.dir.names, name)
+			d.dir.complete = false // absent from names must mean absent
 		}
 	}
-	set(nd, r.NewName, from, known && from != 0)
-	if r.RenameFlags&wire.RenameExchange != 0 {
-		set(dir, r.Name, to, knownTo && to != 0)
+	if r.RenameFlags&wire.RenameExchange == 0 {
+		to = 0
 	}
+	set(dir, r.Name, to)
+	set(nd, r.NewName, from)
 }
 
 // cover is mayName without the clock: what we believe of a name.
 func (c *Client) cover(dir *Inode, name string) (wire.Ino, bool) {
-	if d := dir.dir; d != nil {
-		if e := d.names[name]; e != nil && (e.gen == d.gen && dir.cap.issued&caps.FileShared != 0 || e.lease > boottime()) {
-			return e.ino, true
-		}
+	d := dir.dir
+	if d == nil {
+		return 0, false
 	}
-	return 0, false
+	fs := dir.cap.issued&caps.FileShared != 0
+	e := d.names[name]
+	if e != nil && (e.gen == d.gen && fs || e.lease > boottime()) {
+		return e.ino, true
+	}
+	return 0, fs && d.complete
 }
 
 // doneWith drops the reference that a call's reply holds for its waiter.
