@@ -82,7 +82,7 @@ func (r *Rank) answerDone(s *session, m *wire.Request, ino wire.Ino) {
 	stamp := r.durablePos
 	for _, u := range s.unsafe {
 		if u.tid == m.Tid {
-			rep.Early = true
+			stamp = u.pos // not early this time: what the first answer rested on is not known any more
 		}
 	}
 	if in := r.inodes[ino]; in != nil && !in.stub && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {

@@ -117,9 +117,10 @@ func (r *Rank) setSize(in *inode, size uint64) (cutting bool) {
 	if size > v.Size {
 		v.Sparse = true
 	}
-	cutting = in.needsCut(size)
+	data := r.extent(in)
+	cutting = data > size // a file that never had data has nothing to cut
 	if cutting {
-		v.CutFrom = in.extent()
+		v.CutFrom = data
 	}
 	if size != v.Size || cutting {
 		v.TruncSeq++

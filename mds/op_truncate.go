@@ -28,9 +28,6 @@ type cut struct {
 
 const cutFlight = 16 // object operations of one cut under way
 
-// needsCut reports whether data may lie behind size. A file that never had data has none.
-func (in *inode) needsCut(size uint64) bool { return in.isReg() && in.extent() > size }
-
 // beginCut is called when an entry with CutFrom was submitted. From now on q holds ifile x alone.
 func (r *Rank) beginCut(in *inode, q *request) {
 	size := uint64(in.rec.ObjectSize)

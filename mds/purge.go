@@ -33,11 +33,14 @@ func (r *Rank) noteStray(in *inode) {
 	}
 }
 
-// extent is the byte behind which no data object of in can be.
-func (in *inode) extent() uint64 {
-	n := max(in.rec.Size, in.rec.CutFrom, in.rec.Reach)
+// extent is the byte behind which no data object of in can be, when nobody holds w or b: all
+// sizes are flushed then. Only a range whose session vanished may hide more than the size.
+func (r *Rank) extent(in *inode) uint64 {
+	n := max(in.rec.Size, in.rec.CutFrom)
 	for _, g := range in.rec.Ranges {
-		n = max(n, g.Max)
+		if s := r.sessions[g.Session]; s == nil || !s.alive() {
+			n = max(n, g.Max)
+		}
 	}
 	return n
 }
@@ -64,7 +67,7 @@ func (r *Rank) purgeSome() {
 		in.purging = true
 		r.unlist(in)
 		r.counts.Strays++
-		p := &purge{in: in, end: in.blocksOf(in.extent())}
+		p := &purge{in: in, end: in.blocksOf(r.extent(in))}
 		st.queue = append(st.queue, p)
 	}
 	clear(st.maybe)
