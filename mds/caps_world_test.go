@@ -19,7 +19,7 @@ type capWorld struct {
 	r       *Rank
 	now     int64
 	objs    map[wire.ObjectID]*testObj
-	pending []func() // completions of the shell's work, in order
+	pending []pendingWork // completions of the shell's work and messages, in order
 	clients map[SessionKey]*capClient
 	order   []*capClient
 	hold    bool // journal writes and object operations do not end by themselves
@@ -30,6 +30,33 @@ type capWorld struct {
 	log     strings.Builder
 	tick    int64
 	state   clustermap.RankState
+}
+
+// pendingWork is one thing under way; those of one lane keep their order.
+type pendingWork struct {
+	lane string
+	fn   func()
+}
+
+func (w *capWorld) later(lane string, fn func()) {
+	w.pending = append(w.pending, pendingWork{lane, fn})
+}
+
+// one ends something that is under way, any lane's first.
+func (w *capWorld) one(pick func(n int) int) bool {
+	if len(w.pending) == 0 {
+		return false
+	}
+	lane := w.pending[pick(len(w.pending))].lane
+	for i := range w.pending {
+		if w.pending[i].lane == lane {
+			fn := w.pending[i].fn
+			w.pending = append(w.pending[:i:i], w.pending[i+1:]...)
+			fn()
+			return true
+		}
+	}
+	return false
 }
 
 type testObj struct {
@@ -94,7 +121,7 @@ func (w *capWorld) step(ev Event) {
 	eff := w.r.Step(ev)
 	for _, jw := range eff.Journal {
 		off, b := jw.Off, append([]byte(nil), jw.Bytes...)
-		w.pending = append(w.pending, func() {
+		w.later("journal", func() {
 			at := 0
 			for _, p := range journal.Pieces(off, len(b)) {
 				o := w.obj(wire.ObjectID{Pool: 1, Name: journal.ObjectName("journal.0", p.Index)})
@@ -110,7 +137,7 @@ func (w *capWorld) step(ev Event) {
 	}
 	for _, op := range eff.Objects {
 		op := op
-		w.pending = append(w.pending, func() {
+		w.later(op.Obj.Name, func() {
 			e, res := w.do(op.Obj, op.Ops)
 			w.step(Event{Kind: ObjectDone, Token: op.Token, Errno: e, Res: res})
 		})
@@ -118,7 +145,7 @@ func (w *capWorld) step(ev Event) {
 	for _, b := range eff.Blocklist {
 		w.blocks = append(w.blocks, b)
 		if !w.noFence {
-			w.pending = append(w.pending, func() { w.fence(b.Instance) })
+			w.later("mon", func() { w.fence(b.Instance) })
 		}
 	}
 	w.tick, w.state = eff.NextTick, eff.State
@@ -137,7 +164,7 @@ func (w *capWorld) step(ev Event) {
 			w.t.Fatal(err)
 		}
 		if c := w.clients[s.To]; c != nil && !c.deaf {
-			w.pending = append(w.pending, func() { c.receive(wire.Tid(s.Tid), m) })
+			w.later("to "+c.name, func() { c.receive(wire.Tid(s.Tid), m) })
 		}
 	}
 	if !w.hold {
@@ -155,9 +182,7 @@ func (w *capWorld) run() {
 		if n > 200000 {
 			w.t.Fatalf("no rest:\n%s", w.log.String())
 		}
-		fn := w.pending[0]
-		w.pending = w.pending[1:]
-		fn()
+		w.one(func(int) int { return 0 })
 	}
 	w.hold = false
 }
@@ -314,7 +339,7 @@ func (c *capClient) send(tid wire.Tid, m wire.Message) {
 		c.w.step(Event{Kind: FromSession, Session: c.key, Tid: uint64(tid), Msg: m2, Instance: c.inst})
 	}
 	if c.w.hold {
-		c.w.pending = append(c.w.pending, deliver)
+		c.w.later("from "+c.name, deliver)
 		return
 	}
 	deliver()
@@ -377,7 +402,12 @@ func (c *capClient) install(st *wire.InodeStat) *clientCap {
 	}
 	k.seq, k.mseq, k.max, k.barrier = st.Cap.Seq, st.Cap.Mseq, st.Cap.MaxSize, st.Cap.Barrier
 	if st.Valid&wire.MaskFile != 0 {
-		k.size = st.Attr.Size
+		// While it has had w all along, what it wrote itself may be newer than what the rank says.
+		if own := k.size; (k.bits & st.Cap.Pending).Has(caps.FileWr) && st.TruncSeq == k.tseq {
+			k.size = max(own, st.Attr.Size)
+		} else {
+			k.size = st.Attr.Size
+		}
 	}
 	k.tseq = max(k.tseq, st.TruncSeq)
 	return k
@@ -489,6 +519,7 @@ func (c *capClient) write(ino wire.Ino, size uint64) {
 	}
 	c.dirty[ino] = &wire.CapUpdate{Dirty: caps.FileWr, TruncSeq: k.tseq, Set: wire.SetSize | wire.SetMtime,
 		Attr: wire.SetAttr{Size: size, Mtime: wire.Time{Sec: c.w.now / 1e9}}}
+	k.size = size
 	c.w.obj(wire.DataObject(2, ino, 0)).data = make([]byte, size)
 }
 
