@@ -75,10 +75,11 @@ func TestForeignAndNewerDataDirectoriesAreRefused(t *testing.T) {
 	}
 }
 
+// The monitor's address is in everybody's configuration, so it cannot just take another one.
 func TestPortInUseIsNamed(t *testing.T) {
 	c := harness.Up(t)
-	addr := c.Proc("osd.0").Addr
-	c.Kill("osd.0")
+	addr := c.Proc("mon.a").Addr
+	c.Kill("mon.a")
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ const nameCount = 3
 type nameState [nameCount]string
 
 type nameIn struct {
-	op   string // create, unlink, rename, exchange, look, list
+	op   string // create, unlink, rename, exchange, look
 	a, b int
 	tok  string
 }
@@ -29,10 +29,29 @@ type nameIn struct {
 type nameOut struct {
 	errno syscall.Errno
 	tok   string
-	list  string
 }
 
-func nameStep(s nameState, in nameIn, out nameOut) (bool, nameState) {
+// nameStep lists the states that in may lead to when it answered out; none: it cannot have.
+//
+// A rename or exchange that succeeded may also have changed nothing: the kernel looks the two
+// names up one after the other, and when another host moves the file from the first to the
+// second in between, it finds one inode under both and returns success without a word to the
+// file system (POSIX: names of one inode are left alone). No server can prevent that.
+func nameStep(s nameState, in nameIn, out nameOut) []nameState {
+	if ok, next := nameServed(s, in, out); ok {
+		if out.errno == 0 && in.a != in.b && s[in.b] != "" && (in.op == "rename" || in.op == "exchange") {
+			return []nameState{next, s}
+		}
+		return []nameState{next}
+	}
+	if out.errno == 0 && in.a != in.b && s[in.b] != "" && (in.op == "rename" || in.op == "exchange") {
+		return []nameState{s}
+	}
+	return nil
+}
+
+// nameServed is the one answer of a file system that was asked.
+func nameServed(s nameState, in nameIn, out nameOut) (bool, nameState) {
 	switch in.op {
 	case "create":
 		if s[in.a] != "" {
@@ -69,18 +88,21 @@ func nameStep(s nameState, in nameIn, out nameOut) (bool, nameState) {
 	return false, s
 }
 
-var nameModel = porcupine.Model{
-	Init: func() any { return nameState{} },
-	Step: func(st, in, out any) (bool, any) {
-		ok, next := nameStep(st.(nameState), in.(nameIn), out.(nameOut))
-		return ok, next
+var nameModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{nameState{}} },
+	Step: func(st, in, out any) []any {
+		var next []any
+		for _, s := range nameStep(st.(nameState), in.(nameIn), out.(nameOut)) {
+			next = append(next, s)
+		}
+		return next
 	},
 	Equal: func(a, b any) bool { return a.(nameState) == b.(nameState) },
 	DescribeOperation: func(in, out any) string {
 		i, o := in.(nameIn), out.(nameOut)
 		return fmt.Sprintf("%s %d %d %s -> %s %s", i.op, i.a, i.b, i.tok, name(o.errno), o.tok)
 	},
-}
+}).ToModel()
 
 // Names runs workersPerMount workers on each mount over three names of one directory at a
 // time and checks each round's history. The token of a file is its symlink target: set
