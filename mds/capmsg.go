@@ -149,6 +149,13 @@ func (r *Rank) capsGone(in *inode) {
 	}
 	if in.isStray() {
 		r.noteStray(in)
+	} else if n := len(in.rec.Ranges); n > 0 && in.home != nil && r.jw != nil {
+		// Nobody can write any more: without ranges the inode may leave the cache.
+		if r.tidyRanges(in); len(in.rec.Ranges) < n {
+			e := r.newEntry()
+			e.inode(in)
+			r.submit(e)
+		}
 	}
 	r.used(in) // it may be trimmed from now on
 }

@@ -368,3 +368,19 @@ func TestRangeGrowsWhileARevokeIsOpen(t *testing.T) {
 		t.Fatalf("range %d", k.max)
 	}
 }
+
+// A file that nobody has open any more keeps no write range: it may leave the cache.
+func TestRangesGoWithTheLastCap(t *testing.T) {
+	w := newCapWorld(t)
+	c1 := w.client("c1")
+	ino := c1.create("f", wW)
+	c1.write(ino, 10)
+	if len(w.r.inodes[ino].rec.Ranges) != 1 {
+		t.Fatal("no range")
+	}
+	c1.send(0, &wire.SessionClose{})
+	in := w.r.inodes[ino]
+	if len(in.rec.Ranges) != 0 || in.ledger.Len() != 0 || c1.gone != "closed" {
+		t.Fatalf("%v %v %q", in.rec.Ranges, in.ledger.All(), c1.gone)
+	}
+}
