@@ -115,7 +115,7 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		unmount(dir, true)
 		return nil, fmt.Errorf("fuse: %s: %w", dir, err)
 	}
-	s.granted = s.raw.KernelSettings().Flags64()
+	s.granted = s.raw.KernelSettings().Flags64() &^ fuse.CAP_WRITEBACK_CACHE // offered, never taken
 	if miss := uint64(wantCaps) &^ s.granted; miss != 0 {
 		cfg.Log.Info().Str("missing", flagNames(miss)).Msg("this kernel does not offer everything; going without")
 		if miss&needCaps != 0 {
@@ -154,6 +154,11 @@ func (s *Server) warmPoll() {
 		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
 		unix.Close(fd)
 	}()
+}
+
+// Negotiated names the features of the kernel that are in use.
+func (s *Server) Negotiated() string {
+	return flagNames(s.granted & (wantCaps | fuse.CAP_WRITEBACK_CACHE))
 }
 
 // Mountpoint is where it is mounted.
