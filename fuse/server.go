@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -79,6 +80,7 @@ type Server struct {
 	done    chan struct{}
 	once    sync.Once
 	granted uint64
+	minor   uint32 // of the connection in /sys/fs/fuse
 }
 
 // Mount mounts and serves until Unmount, or until somebody else unmounts.
@@ -144,16 +146,30 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 // warmPoll makes the kernel learn that there is no POLL here before the Go runtime of this
-// very process polls a file of the mount: that could take the last thread that serves it.
+// very process polls a file of the mount: that could take the last thread that serves it. It
+// also notes the connection's number. Nothing of it may be left on its way when a process
+// ends: a thread of ours that waits for our own answer could not die.
 func (s *Server) warmPoll() {
-	go func() {
-		fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return
-		}
-		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
-		unix.Close(fd)
-	}()
+	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil {
+		s.minor = unix.Minor(st.Dev)
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
+	unix.Close(fd)
+}
+
+// Abort ends the connection: whoever waits for an answer gets ENOTCONN. The last resort of a
+// process that must end while somebody uses its mount.
+func (s *Server) Abort() error {
+	err := unix.Unmount(s.dir, unix.MNT_FORCE|unix.MNT_DETACH) // as root; else only where fusectl is mounted
+	if err2 := os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", s.minor), []byte("1"), 0); err2 == nil {
+		return nil
+	}
+	return err
 }
 
 // Negotiated names the features of the kernel that are in use.
