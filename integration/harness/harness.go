@@ -22,6 +22,9 @@ import (
 )
 
 var build = sync.OnceValues(func() (string, error) {
+	if bin := os.Getenv("CAPSTAN_BIN"); bin != "" {
+		return bin, nil
+	}
 	dir, err := os.MkdirTemp("", "capstan-bin")
 	if err != nil {
 		return "", err
@@ -38,8 +41,8 @@ var build = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-// Binary builds cmd/capstan once per test process; CAPSTAN_RACE builds it with the race
-// detector.
+// Binary is $CAPSTAN_BIN, or cmd/capstan built once per test process; CAPSTAN_RACE builds it
+// with the race detector.
 func Binary(t testing.TB) string {
 	t.Helper()
 	bin, err := build()
