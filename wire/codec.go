@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -120,7 +121,8 @@ func Decode(t Type, front []byte) (Message, error) {
 }
 
 // Unmarshal reads what Append wrote into m, a pointer: used for messages and for records on
-// disk alike. It refuses an unknown version byte and bytes left over.
+// disk alike. It refuses an unknown version byte, bytes that are not exactly one record of
+// m's type, and bytes left over.
 func Unmarshal(b []byte, m any) error {
 	if len(b) == 0 {
 		return fmt.Errorf("wire: decode %T: empty", m)
@@ -128,8 +130,12 @@ func Unmarshal(b []byte, m any) error {
 	if v := versionOf(m); b[0] != v {
 		return fmt.Errorf("wire: decode %T: %w %d (this program knows %d)", m, ErrVersion, b[0], v)
 	}
-	if err := checkLengths(b[1:]); err != nil {
+	rest, err := shapeOf(reflect.TypeOf(m).Elem()).check(b[1:])
+	if err != nil {
 		return fmt.Errorf("wire: decode %T: %w", m, err)
+	}
+	if len(rest) != 0 {
+		return fmt.Errorf("wire: decode %T: %d bytes left over", m, len(rest))
 	}
 	r := bytes.NewReader(b[1:])
 	d := msgpack.GetDecoder()
@@ -137,9 +143,6 @@ func Unmarshal(b []byte, m any) error {
 	d.Reset(r)
 	if err := d.Decode(m); err != nil {
 		return fmt.Errorf("wire: decode %T: %w", m, err)
-	}
-	if r.Len() != 0 {
-		return fmt.Errorf("wire: decode %T: %d bytes left over", m, r.Len())
 	}
 	return nil
 }
