@@ -44,7 +44,7 @@ func (c *Client) attrOf(in *Inode) Attr {
 	if sums {
 		a.TTL = time.Duration(c.kernelAttr(in))
 	}
-	in.told = told{a.Size, a.Mtime, in.nwr == 0 && boottime()-in.lastWr > int64(5*time.Millisecond)}
+	in.told = told{a.Size, a.Mtime, in.nwr == 0 && c.now()-in.lastWr > int64(5*time.Millisecond)}
 	return a
 }
 

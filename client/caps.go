@@ -51,7 +51,7 @@ const (
 // descriptor does not keep others from caching.
 func (in *Inode) wanted() caps.Bits {
 	var w caps.Bits
-	now := boottime()
+	now := in.c.now()
 	if in.opens.rd > 0 {
 		w |= wantRead
 	}
@@ -222,7 +222,7 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 		if c.state == sessOpen && c.usable() && (first || asked != in.cap.seq) && !in.cap.job {
 			first, asked = false, in.cap.seq
 			if f != nil {
-				in.lastWr = boottime()
+				in.lastWr = c.now()
 			}
 			c.dirty[in] = struct{}{}
 			c.update(in, 0)

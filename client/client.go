@@ -72,7 +72,8 @@ type Config struct {
 	Cluster Cluster
 	Host    string // for people: host name and mountpoint
 	Log     zerolog.Logger
-	MaxIdle int // inodes kept that the kernel has forgotten; 0: 8192
+	MaxIdle int          // inodes kept that the kernel has forgotten; 0: 8192
+	Now     func() int64 // nil: CLOCK_BOOTTIME in ns; scenes bring their own
 }
 
 // Caller says for whom a call is made and how it may be given up: Cancel is closed when a
@@ -87,6 +88,7 @@ type Caller struct {
 type Client struct {
 	cfg Config
 	log zerolog.Logger
+	now func() int64 // ns of a clock that runs on while the machine sleeps
 
 	mu       sync.Mutex
 	inst     wire.Instance
@@ -113,8 +115,11 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.MaxIdle == 0 {
 		cfg.MaxIdle = 8192
 	}
+	if cfg.Now == nil {
+		cfg.Now = boottime
+	}
 	c := &Client{
-		cfg: cfg, log: cfg.Log,
+		cfg: cfg, log: cfg.Log, now: cfg.Now,
 		inodes: map[wire.Ino]*Inode{},
 		dirty:  map[*Inode]struct{}{},
 		closed: make(chan struct{}),
@@ -231,14 +236,14 @@ func (c *Client) runTicks() {
 	const period = 250 * time.Millisecond
 	t := time.NewTicker(period)
 	defer t.Stop()
-	last := boottime()
+	last := c.now()
 	for {
 		select {
 		case <-t.C:
 		case <-c.closed:
 			return
 		}
-		now := boottime()
+		now := c.now()
 		c.mu.Lock()
 		if k := c.kernelTimeout(); now-last > int64(period)+k/10 && k > 0 {
 			c.wasStopped(last, now)

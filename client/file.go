@@ -59,7 +59,7 @@ func (c *Client) openFile(in *Inode, rd, wr, app bool) *File {
 	}
 	if wr {
 		in.opens.wr++
-		in.lastWr = boottime() - int64(60*time.Millisecond)
+		in.lastWr = c.now() - int64(60*time.Millisecond)
 	}
 	if rd && wr {
 		in.opens.rw++

@@ -143,9 +143,9 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 		return 0, err
 	}
 	in.nwr++ // from here to the flush of what it changed, w is not given up
-	in.lastWr = boottime()
+	in.lastWr = c.now()
 	err = c.store(k, in, data, off)
-	in.lastWr = boottime()
+	in.lastWr = c.now()
 	if err == nil {
 		c.wrote(in, off, end)
 	}
@@ -251,7 +251,7 @@ func (c *Client) wrote(in *Inode, off, end uint64) {
 
 func (c *Client) makeDirty(in *Inode) {
 	if !in.dirty {
-		in.dirty, in.dirtyAt = true, boottime()
+		in.dirty, in.dirtyAt = true, c.now()
 		c.dirty[in] = struct{}{}
 	}
 }
@@ -350,7 +350,7 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 		}
 	}
 	in.nwr++
-	in.lastWr = boottime()
+	in.lastWr = c.now()
 	var err error
 	if stop := min(off+n, max(size, in.attr.Size)); mode&(FallocPunch|FallocZero) != 0 && off < stop {
 		spans := in.spans(off, stop-off)

@@ -187,7 +187,7 @@ func (c *Client) cover(dir *Inode, name string) (wire.Ino, bool) {
 	}
 	fs := dir.cap.issued&caps.FileShared != 0
 	e := d.names[name]
-	if e != nil && (e.gen == d.gen && fs || e.lease > boottime()) {
+	if e != nil && (e.gen == d.gen && fs || e.lease > c.now()) {
 		return e.ino, true
 	}
 	return 0, fs && d.complete
@@ -359,7 +359,7 @@ func (c *Client) releaseLink(d *Inode, r *wire.Request) {
 	if !ok || in == nil || in.cap.id == 0 || in.cap.job || in.dirty || in.cap.implemented&caps.LinkShared == 0 || c.state != sessOpen {
 		return
 	}
-	if in.attrUntil > boottime() {
+	if in.attrUntil > c.now() {
 		// The kernel trusts its nlink; it lowers that itself when the answer comes, but
 		// another name of the file may be changed by others from now on.
 		if n := c.notifier; n != nil && in.known && in.attr.Nlink > 1 {

@@ -19,7 +19,7 @@ func (c *Client) revoke(in *Inode) {
 	c.lose(in, leaving)
 	long := !in.isDir() && leaving&writeBits != 0
 	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
-	kernel := c.notifier != nil && in.known && (in.attrUntil > boottime() || long && in.opens.rw > 0)
+	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.opens.rw > 0)
 	if !drain && !kernel {
 		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
 		return
@@ -82,7 +82,7 @@ func (c *Client) runRevoke(in *Inode) {
 		case n == nil || !in.known:
 		case long && in.opens.rw > 0:
 			c.invalidatePages(in, n)
-		case in.attrUntil > boottime():
+		case in.attrUntil > c.now():
 			in.attrUntil = 0
 			c.mu.Unlock()
 			n.Attrs(in.ino)

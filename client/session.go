@@ -45,7 +45,7 @@ type session struct {
 func (s *session) init() { s.renewSent = map[uint64]int64{} }
 
 // usable reports whether caps may be used now: past its validity a client must not (4.7).
-func (c *Client) usable() bool { return boottime() < c.valid }
+func (c *Client) usable() bool { return c.now() < c.valid }
 
 func (c *Client) kernelTimeout() int64 { return c.kernel }
 
@@ -165,7 +165,7 @@ func (c *Client) connect(addr string, inst wire.Instance, r *receiver) bool {
 		c.sendReconnect()
 	} else {
 		c.state = sessOpening
-		c.openSent = boottime()
+		c.openSent = c.now()
 		c.send(0, &wire.SessionOpen{Instance: c.inst, Host: c.cfg.Host})
 	}
 	c.rank = inst
@@ -257,7 +257,7 @@ func (c *Client) onRenewAck(m *wire.RenewAck) {
 		}
 	}
 	c.barrier = max(c.barrier, m.Barrier)
-	if m.Stale || boottime() >= c.valid {
+	if m.Stale || c.now() >= c.valid {
 		// What may be taken back in silence is gone until a GRANT says otherwise (K2).
 		for _, in := range c.inodes {
 			in.voidShared(m.Stale)
@@ -287,7 +287,7 @@ func (c *Client) onReconnected(m *wire.Reconnected) {
 	c.rank = m.RankInstance
 	c.state = sessOpen
 	c.lastRenew = 0
-	c.renewIfDue(boottime())
+	c.renewIfDue(c.now())
 	c.resendUnanswered(wire.ReqRetry)
 	for in := range c.dirty {
 		in.cap.told = 0

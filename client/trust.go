@@ -46,7 +46,7 @@ func (c *Client) mayName(dir *Inode, name string) (wire.Ino, Right) {
 	case !c.usable():
 	case e != nil && fs && e.gen == d.gen:
 		return e.ino, ByFs
-	case e != nil && e.lease > 0 && boottime() < e.lease:
+	case e != nil && e.lease > 0 && c.now() < e.lease:
 		return e.ino, ByLease
 	case fs && d.complete:
 		return 0, ByComplete
@@ -69,7 +69,7 @@ func (c *Client) kernelAttr(in *Inode) int64 {
 	if !in.known || c.mayAttr(in, wire.MaskAll) == NoRight || in.cap.job {
 		return 0
 	}
-	now := boottime()
+	now := c.now()
 	t := min(c.kernel, c.valid-now)
 	if t <= 0 {
 		return 0
