@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the real output of scenes into their files")
@@ -62,32 +63,49 @@ type World interface {
 // the file.
 func Run(t *testing.T, pattern string, start func(t *testing.T) World) {
 	t.Helper()
+	each(t, pattern, func(t *testing.T, text string) (string, error) { return Play(text, start(t)) })
+}
+
+// RunInBubbles is Run for worlds with goroutines and timers of their own: each file plays in
+// a synctest bubble, whose clock moves only when everybody in it waits.
+func RunInBubbles(t *testing.T, pattern string, start func(t *testing.T) World) {
+	t.Helper()
+	each(t, pattern, func(t *testing.T, text string) (got string, err error) {
+		synctest.Test(t, func(t *testing.T) { got, err = Play(text, start(t)) })
+		return got, err
+	})
+}
+
+func each(t *testing.T, pattern string, run func(t *testing.T, text string) (string, error)) {
+	t.Helper()
 	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
 		t.Fatalf("scene: no files match %s (%v)", pattern, err)
 	}
 	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := Play(string(text), start(t))
-			if err != nil {
-				t.Fatalf("%s: %v", f, err)
-			}
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(f, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s: another story (go test -rewrite accepts it):\n%s", f, diff(string(text), got))
-		})
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) { play(t, f, run) })
 	}
+}
+
+func play(t *testing.T, file string, run func(t *testing.T, text string) (string, error)) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := run(t, string(text))
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	if got == string(text) {
+		return
+	}
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("%s: another story (go test -rewrite accepts it):\n%s", file, diff(string(text), got))
 }
 
 // Play runs the commands of text in w and returns text with the output that it gave.
