@@ -596,6 +596,10 @@ func TestStopLeavesNothingToReplay(t *testing.T) {
 		if got := w.tree(); got != want {
 			t.Fatalf("got\n%s\nwant\n%s", got, want)
 		}
+		// Stopped again with nothing dirty: no flush will end, and still it stops.
+		w.quiet()
+		w.step(Event{Kind: Stop})
+		w.until("stopped again", func() bool { return w.r.State() == stateStopped })
 	}
 }
 

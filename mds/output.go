@@ -191,4 +191,9 @@ func (r *Rank) onJournalDone(ev *Event) {
 	r.advanceSafe()
 	r.drainObjects()
 	r.runAfters()
+	if r.expire.stopped != nil {
+		// A rank with nothing dirty has no flush whose end would look: its last segment's head
+		// being durable is all that a clean stop waits for.
+		r.expire.due = true
+	}
 }
