@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -89,22 +88,7 @@ func (d *Daemon) propose(p osd.Proposal) {
 	if !ok || cfg.Interval != p.Expected || d.casBusy[p.PG] {
 		return
 	}
-	minus := func(a, b []clustermap.Member) (out []wire.Member) {
-		for _, m := range a {
-			if !slices.Contains(b, m) {
-				out = append(out, wire.Member{ID: m.ID, UUID: m.UUID})
-			}
-		}
-		return out
-	}
-	m := &wire.PGCAS{PG: p.PG, Interval: p.Expected, From: d.cfg.ID, Instance: d.self.Instance, Reason: p.Reason,
-		AddMembers: minus(p.InSync, cfg.InSync), DropMembers: minus(cfg.InSync, p.InSync),
-		AddLearners: minus(p.Learners, cfg.Learners)}
-	for _, l := range minus(cfg.Learners, p.Learners) {
-		if !slices.Contains(m.AddMembers, l) { // it leaves by becoming a member
-			m.DropLearners = append(m.DropLearners, l)
-		}
-	}
+	m := p.CAS(cfg, d.cfg.ID, d.self.Instance)
 	d.casBusy[p.PG] = true
 	d.wg.Add(1)
 	go func() {
