@@ -66,7 +66,11 @@ func demo(cmd *cobra.Command, dir, mnt string, over *conf.Overrides) error {
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	return errors.Join(err, failed, l.Close(stopCtx))
+	notes, cerr := l.Close(stopCtx)
+	for _, n := range notes {
+		fmt.Fprintln(cmd.OutOrStdout(), n)
+	}
+	return errors.Join(err, failed, cerr)
 }
 
 // startDemo starts the daemons; their log goes to a file, so that the screen stays readable.
@@ -79,9 +83,12 @@ func startDemo(ctx context.Context, dir, mnt string, c *conf.Config) (*cluster.L
 	if err == nil {
 		l.Env.Log, err = cluster.Logger(c.LogLevel, f)
 	}
+	if err == nil { // one that was killed could not unmount
+		_, err = cluster.ClearDead(mnt)
+	}
 	if err == nil {
 		err = os.MkdirAll(mnt, 0o755)
-		if errors.Is(err, os.ErrExist) { // a dead mount cannot be looked at; the check says it better
+		if errors.Is(err, os.ErrExist) { // the check says it better
 			err = nil
 		}
 	}
@@ -92,7 +99,8 @@ func startDemo(ctx context.Context, dir, mnt string, c *conf.Config) (*cluster.L
 		err = l.Start(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+		_, cerr := l.Close(context.WithoutCancel(ctx))
+		return nil, errors.Join(err, cerr)
 	}
 	return l, nil
 }

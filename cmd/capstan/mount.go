@@ -88,7 +88,11 @@ func mountHere(ctx context.Context, c *conf.Config, mnt, options string) error {
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	return m.Unmount(stopCtx)
+	note, err := m.Unmount(stopCtx)
+	if note != "" {
+		log.Warn().Msg(note)
+	}
+	return err
 }
 
 func umountCmd() *cobra.Command {

@@ -176,8 +176,11 @@ func serveConn(c net.Conn, r *Registry) {
 	}
 }
 
-// Close removes the socket and waits for commands under way.
+// Close removes the socket and waits for commands under way. A nil server is closed.
 func (s *Server) Close() {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	for c := range s.conns {
 		c.Close()

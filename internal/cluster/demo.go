@@ -115,17 +115,22 @@ func (l *Local) Mount(ctx context.Context, dir string, options ...string) (*Moun
 // Daemons lists what runs.
 func (l *Local) Daemons() []*Daemon { return l.daemons }
 
-// Close unmounts and stops everything: mounts first, then what serves them.
-func (l *Local) Close(ctx context.Context) error {
+// Close unmounts and stops everything: mounts first, then what serves them. Notes are for
+// the user, and no errors.
+func (l *Local) Close(ctx context.Context) (notes []string, err error) {
 	var errs []error
 	for _, m := range l.mounts {
-		errs = append(errs, m.Unmount(ctx))
+		note, err := m.Unmount(ctx)
+		errs = append(errs, err)
+		if note != "" {
+			notes = append(notes, note)
+		}
 	}
 	for i := len(l.daemons) - 1; i >= 0; i-- {
 		errs = append(errs, l.daemons[i].Close())
 	}
 	l.claim.Close()
-	return errors.Join(errs...)
+	return notes, errors.Join(errs...)
 }
 
 // DemoDir is where `capstan demo` keeps its cluster unless told otherwise.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/capstan-fs/capstan/client"
 	"github.com/capstan-fs/capstan/fuse"
+	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -21,6 +22,8 @@ type Mounted struct {
 	server *fuse.Server
 	client *client.Client
 	mons   *monc.Client
+
+	control *admin.Server // nil: no place for its socket
 }
 
 // dialClient connects a client of its own: instance, session and caches.
@@ -61,21 +64,27 @@ func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounte
 		mons.Close()
 		return nil, err
 	}
-	return &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons}, nil
+	m := &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons}
+	if m.control, err = m.serveControl(); err != nil {
+		e.Log.Warn().Err(err).Msg("no control socket: `capstan sync` will not find this mount")
+	}
+	return m, nil
 }
 
 // Unmount takes the mount away, writes everything back and ends the session. A mount that is
-// in use is detached: its files answer errors from then on.
-func (m *Mounted) Unmount(ctx context.Context) error {
-	err := m.server.Unmount()
-	if err != nil {
+// in use is detached, which is no error: note says so, and who uses it. Its files answer
+// errors from then on.
+func (m *Mounted) Unmount(ctx context.Context) (note string, err error) {
+	if err = m.server.Unmount(); err != nil {
+		used := usedBy(m.Point)
 		if derr := m.server.Detach(); derr == nil {
-			err = fmt.Errorf("%s was in use and is detached", m.Point)
+			err, note = nil, fmt.Sprintf("%s was busy%s: it is detached, and what is open there fails from now on", m.Point, used)
 		}
 	}
+	m.control.Close()
 	err = errors.Join(err, m.client.Close(ctx))
 	m.mons.Close()
-	return err
+	return note, err
 }
 
 // Probe creates a file, fsyncs it, reads it back and removes it, through the client library.

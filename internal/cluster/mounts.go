@@ -25,9 +25,36 @@ func CheckMountpoint(dir string) error {
 		return fmt.Errorf("mountpoint %s is no directory", dir)
 	}
 	if m, err := mountAt(dir); err == nil && m != nil {
+		if m.dead() {
+			return fmt.Errorf("mountpoint %s holds a mount whose process is gone: capstan umount %s", dir, dir)
+		}
 		return fmt.Errorf("mountpoint %s is busy: %s is mounted there already (capstan umount %s)", dir, m.Type, dir)
 	}
 	return nil
+}
+
+// dead reports whether the process behind one of our mounts is gone. The kernel may still
+// know the root's attributes, so that stat succeeds; a directory that is opened asks.
+func (m *MountInfo) dead() bool {
+	if !m.ours() {
+		return false
+	}
+	f, err := os.Open(m.Point)
+	if err == nil {
+		f.Close()
+	}
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+}
+
+func (m *MountInfo) ours() bool { return m.Type == "fuse.capstan" }
+
+// ClearDead detaches a mount at dir whose process is gone, and leaves any other alone.
+func ClearDead(dir string) (cleared bool, err error) {
+	m, err := mountAt(dir)
+	if err != nil || m == nil || !m.dead() {
+		return false, err
+	}
+	return true, Unmount(dir, true)
 }
 
 // CheckFUSE says what this machine lacks for a mount.
@@ -45,7 +72,10 @@ func CheckFUSE() error {
 }
 
 // MountInfo is one line of /proc/self/mountinfo.
-type MountInfo struct{ Point, Type, Source string }
+type MountInfo struct {
+	Point, Type, Source string
+	Dev                 string // major:minor of st_dev
+}
 
 // Mounts lists what is mounted in our name space.
 func Mounts() ([]MountInfo, error) {
@@ -59,7 +89,7 @@ func Mounts() ([]MountInfo, error) {
 		left, right, ok := strings.Cut(strings.TrimSpace(line), " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
 		if ok && len(l) >= 5 && len(r) >= 2 {
-			out = append(out, MountInfo{Point: unescape(l[4]), Type: r[0], Source: unescape(r[1])})
+			out = append(out, MountInfo{Point: unescape(l[4]), Type: r[0], Source: unescape(r[1]), Dev: l[2]})
 		}
 	}
 	return out, nil
@@ -112,7 +142,7 @@ func Unmount(dir string, lazy bool) error {
 		}
 		err := unix.Unmount(m.Point, flags)
 		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%s is busy: close what uses it (fuser -vm %s), or umount --lazy", dir, dir)
+			return busyError(dir, m.Point)
 		}
 		if err != nil {
 			return fmt.Errorf("umount %s: %w", dir, err)
@@ -124,7 +154,14 @@ func Unmount(dir string, lazy bool) error {
 		args = append(args, "-z")
 	}
 	if out, err := exec.Command("fusermount3", append(args, m.Point)...).CombinedOutput(); err != nil {
+		if strings.Contains(strings.ToLower(string(out)), "busy") {
+			return busyError(dir, m.Point)
+		}
 		return fmt.Errorf("umount %s: %s", dir, strings.TrimSpace(string(out)+" ("+err.Error()+")"))
 	}
 	return nil
+}
+
+func busyError(dir, point string) error {
+	return fmt.Errorf("%s is busy%s: close what uses it, or detach it now with capstan umount --lazy %s", dir, usedBy(point), dir)
 }
