@@ -4,6 +4,9 @@
 //	kernel ── /dev/fuse ──▶ go-fuse ──▶ fs.go ──▶ client.Client
 //	kernel ◀─ INVAL_INODE, PRUNE ───── notify.go ◀─ client.Notifier
 //
+// A node id is an inode number, and for a directory that other hosts have moved a count
+// besides (places.go).
+//
 // What the kernel does, and the rules B1–B12 that follow from it, are in
 // reference/fuse.md. RELEASE, FORGET and FLUSH are answered without an RPC; only SETLKW may
 // answer EINTR, everything else looks for a pending SIGKILL first (B9, kill.go).

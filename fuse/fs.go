@@ -17,10 +17,11 @@ type fileSystem struct {
 	c                  *client.Client
 	log                zerolog.Logger
 	fhs                handles
+	places             places
 }
 
 func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
-	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), c: c, log: log}
+	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), c: c, log: log, places: newPlaces()}
 }
 
 func (fs *fileSystem) String() string { return "capstan" }
@@ -29,19 +30,33 @@ func caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
 	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed}
 }
 
-func ino(n uint64) wire.Ino { return wire.Ino(n) }
-
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	k := caller(cancel, h)
 	e, err := fs.c.Lookup(&k, ino(h.NodeId), name)
 	if err != nil {
 		return status(err)
 	}
-	fillEntry(out, &e)
+	fs.entry(h.NodeId, name, out, &e)
 	return fuse.OK
 }
 
-func (fs *fileSystem) Forget(nodeid, nlookup uint64) { fs.c.Forget(ino(nodeid), nlookup) }
+// entry fills what the kernel is told of a name.
+func (fs *fileSystem) entry(dir uint64, name string, out *fuse.EntryOut, e *client.Entry) {
+	fillEntry(out, e)
+	if e.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return
+	}
+	id, fresh := fs.places.show(dir, name, e.Ino)
+	out.NodeId = id
+	if fresh {
+		out.SetAttrTimeout(0) // an invalidation would miss it
+	}
+}
+
+func (fs *fileSystem) Forget(nodeid, nlookup uint64) {
+	fs.places.forget(nodeid, nlookup)
+	fs.c.Forget(ino(nodeid), nlookup)
+}
 
 func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	k := caller(cancel, &in.InHeader)
@@ -76,11 +91,11 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 	return fuse.OK
 }
 
-func (fs *fileSystem) made(e client.Entry, err error, out *fuse.EntryOut) fuse.Status {
+func (fs *fileSystem) made(dir uint64, name string, e client.Entry, err error, out *fuse.EntryOut) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	fillEntry(out, &e)
+	fs.entry(dir, name, out, &e)
 	out.SetAttrTimeout(0) // the kernel does not know it yet: an invalidation would miss it
 	return fuse.OK
 }
@@ -88,25 +103,25 @@ func (fs *fileSystem) made(e client.Entry, err error, out *fuse.EntryOut) fuse.S
 func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	k := caller(cancel, &in.InHeader)
 	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev})
-	return fs.made(e, err, out)
+	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	k := caller(cancel, &in.InHeader)
 	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode&07777 | unix.S_IFDIR, Umask: in.Umask})
-	return fs.made(e, err, out)
+	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	k := caller(cancel, h)
 	e, err := fs.c.Mknod(&k, ino(h.NodeId), name, client.Make{Mode: 0777 | unix.S_IFLNK, Target: target})
-	return fs.made(e, err, out)
+	return fs.made(h.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	k := caller(cancel, &in.InHeader)
 	e, err := fs.c.Link(&k, ino(in.Oldnodeid), ino(in.NodeId), name)
-	return fs.made(e, err, out)
+	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
@@ -131,7 +146,11 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
-	return status(fs.c.Rename(&k, ino(in.NodeId), from, ino(in.Newdir), to, fl))
+	err := fs.c.Rename(&k, ino(in.NodeId), from, ino(in.Newdir), to, fl)
+	if err == nil {
+		fs.places.renamed(place{in.NodeId, from}, place{in.Newdir, to}, fl&wire.RenameExchange != 0)
+	}
+	return status(err)
 }
 
 func (fs *fileSystem) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
@@ -197,7 +216,7 @@ func openFlags(f *client.File) uint32 {
 func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	k := caller(cancel, &in.InHeader)
 	e, f, err := fs.c.Create(&k, ino(in.NodeId), name, in.Mode, in.Umask, in.Flags)
-	return fs.created(e, f, err, out)
+	return fs.created(in.NodeId, name, e, f, err, out)
 }
 
 func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
@@ -206,11 +225,11 @@ func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fu
 	if st := status(err); st == fuse.ENOSYS {
 		return fuse.ENOTSUP
 	}
-	return fs.created(e, f, err, out)
+	return fs.created(in.NodeId, "", e, f, err, out)
 }
 
-func (fs *fileSystem) created(e client.Entry, f *client.File, err error, out *fuse.CreateOut) fuse.Status {
-	if st := fs.made(e, err, &out.EntryOut); st != fuse.OK {
+func (fs *fileSystem) created(dir uint64, name string, e client.Entry, f *client.File, err error, out *fuse.CreateOut) fuse.Status {
+	if st := fs.made(dir, name, e, err, &out.EntryOut); st != fuse.OK {
 		return st
 	}
 	out.Fh = fs.fhs.add(f)
@@ -441,7 +460,7 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 			return false
 		}
 		if x, ok := fs.c.EntryFor(e); ok { // the reference is counted only for a row that fits
-			fillEntry(o, &x)
+			fs.entry(in.NodeId, e.Name, o, &x)
 		}
 		return true
 	}))

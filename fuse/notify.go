@@ -12,12 +12,18 @@ import (
 // notifier tells the kernel what its caches may not keep. Each notification is a write of
 // its own, so one that blocks (F1) does not hold up the others.
 type notifier struct {
-	raw *fuse.Server
-	fd  int // our own descriptor of the connection, for what go-fuse cannot say
+	raw    *fuse.Server
+	fd     int // our own descriptor of the connection, for what go-fuse cannot say
+	places *places
 }
 
 // Attrs voids attributes; pages stay. It never blocks (F2).
-func (n *notifier) Attrs(ino wire.Ino) { n.raw.InodeNotify(uint64(ino), -1, 0) }
+func (n *notifier) Attrs(ino wire.Ino) {
+	n.raw.InodeNotify(uint64(ino), -1, 0)
+	for _, id := range n.places.others(ino) {
+		n.raw.InodeNotify(id, -1, 0)
+	}
+}
 
 // Pages voids attributes and all pages, dirty ones being written first. It blocks while a
 // READ, or a WRITE of part of a page, is parked (F1, F3).

@@ -130,7 +130,7 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		unmount(dir, true)
 		return nil, fmt.Errorf("fuse: %w", err)
 	}
-	cfg.Client.SetNotifier(&notifier{raw: s.raw, fd: own})
+	cfg.Client.SetNotifier(&notifier{raw: s.raw, fd: own, places: &s.fs.places})
 	go func() {
 		s.raw.Serve()
 		cfg.Client.SetNotifier(nil)
