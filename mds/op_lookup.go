@@ -48,7 +48,7 @@ var opLookup = opDesc{
 
 func (r *Rank) planParent(q *request, d *dir) errno {
 	p := d.in.parent()
-	if p == nil || p == r.base {
+	if p == nil || p.isSystem() { // the root's, or of one that is removed
 		p = d.in
 	}
 	q.dn, q.in = nil, q.pinInode(p)

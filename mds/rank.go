@@ -147,6 +147,9 @@ func (r *Rank) Step(ev Event) *Effects {
 		r.wall = ev.Wall
 	}
 	r.dispatch(&ev)
+	if r.state == stateClientReplay {
+		r.replayNext()
+	}
 	r.settle()
 	r.background()
 	r.pump()
@@ -196,7 +199,7 @@ func (r *Rank) onMessage(ev *Event) {
 	}
 	s := r.sessions[ev.Session]
 	if q, ok := ev.Msg.(*wire.Request); ok {
-		if s == nil || s.state == sessDead || s.state == sessEvicting {
+		if s == nil || s.state == sessDead || s.state == sessEvicting || s.state == sessClosing {
 			r.eff.Sends = append(r.eff.Sends, Send{ev.Session, ev.Tid, &wire.Evicted{Reason: "no session"}})
 			return
 		}

@@ -36,6 +36,7 @@ type replayState struct {
 	end       journal.End
 	held      []heldMsg // requests that came before the rank was active
 	running   bool
+	waits     bool      // the request whose turn it is has parked
 	afterCuts func()
 }
 
@@ -425,7 +426,7 @@ func (r *Rank) reconnectDone() {
 
 // replayNext runs the next resent item; in session order, by tid within one.
 func (r *Rank) replayNext() {
-	if r.state != stateClientReplay || r.replay.running {
+	if r.state != stateClientReplay || r.replay.running || r.replay.waits {
 		return
 	}
 	r.replay.running = true
@@ -448,6 +449,7 @@ func (r *Rank) replayNext() {
 			}
 			q := r.execute(s, it.req, true)
 			if q.alive && q.Tid == it.tid && q.sess == s {
+				r.replay.waits = true
 				return // parked: its end comes back here
 			}
 		}
@@ -461,7 +463,7 @@ func (r *Rank) goActive() {
 	r.setState(stateActive)
 	r.expire.due = true
 	for _, h := range held {
-		if h.s.state != sessDead {
+		if h.s.alive() {
 			r.request(h.s, h.m)
 		}
 	}

@@ -1,6 +1,8 @@
 package mds
 
 import (
+	"slices"
+
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/locker"
@@ -171,6 +173,7 @@ func (r *Rank) run(q *request) {
 		e = q.op.apply(r, q)
 	}
 	if e == resting {
+		r.unpark(q) // answered: the end of its session does not end what it still does
 		return
 	}
 	if e == parked {
@@ -189,21 +192,26 @@ func (r *Rank) run(q *request) {
 func (r *Rank) finish(q *request) {
 	q.set.Release(r.engine)
 	r.unpin(q)
-	if q.inList {
-		for i, p := range q.sess.parked {
-			if p == q {
-				q.sess.parked = append(q.sess.parked[:i], q.sess.parked[i+1:]...)
-				break
-			}
-		}
-	}
+	r.unpark(q)
 	replay := q.replay
 	set := q.set
 	*q = request{}
 	q.set = set // its slices are worth keeping
 	r.freeReqs = append(r.freeReqs, q)
 	if replay {
+		r.replay.waits = false
 		r.replayNext()
+	}
+}
+
+// unpark takes q from its session's list of what waits.
+func (r *Rank) unpark(q *request) {
+	if !q.inList {
+		return
+	}
+	q.inList = false
+	if i := slices.Index(q.sess.parked, q); i >= 0 {
+		q.sess.parked = slices.Delete(q.sess.parked, i, i+1)
 	}
 }
 
@@ -235,9 +243,22 @@ func (r *Rank) waker(q *request) func() {
 
 // killRequests ends everything a dead session waits for: nothing times out holding a lock.
 func (r *Rank) killRequests(s *session) {
+	s.replay = nil
 	for len(s.parked) > 0 {
 		q := s.parked[len(s.parked)-1]
-		q.replay = false
+		if id := q.set.Owner.Req; r.flocking[id] == q {
+			// Its place in the queue goes with it: a grant would look for a request that is no more.
+			delete(r.flocking, id)
+			if in := q.in; in.file != nil && in.file.locks != nil {
+				_, _, woken := in.file.locks.Cancel(s.client(), id)
+				r.grantFileLocks(in, woken, 0)
+				r.tidyFileLocks(in)
+			}
+		}
+		if q.replay {
+			q.replay = false
+			r.replay.waits = false // Step goes on with the next one
+		}
 		r.finish(q)
 	}
 }
@@ -287,8 +308,8 @@ func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 		r.openByIno(ino, func(*inode) { wake() })
 		return nil, r.parkFree(q, "inode is being looked for by number")
 	}
-	if in == r.base || in.purging {
-		return nil, eSTALE
+	if in.isSystem() || in.purging {
+		return nil, eSTALE // strays and links/ are not for clients
 	}
 	return q.pinInode(in), ok
 }
