@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -65,22 +66,22 @@ func osdCmd() *cobra.Command {
 	var f confFlags
 	var id int
 	var data, listen string
-	cmd := &cobra.Command{Use: "osd --id N", Short: "Run an object storage daemon in the foreground", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "osd --id N", Short: "Run an object storage daemon in the foreground; or show and steer OSDs", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if id < 0 {
+				return errors.New("osd: name the OSD to run, as in `capstan osd --id 0` (OSDs are numbered from 0)")
+			}
 			c, err := f.load()
 			if err != nil {
 				return err
-			}
-			if id < 0 {
-				return fmt.Errorf("--id %d: OSDs are numbered from 0", id)
 			}
 			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
 				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
 			})
 		}}
 	f.add(cmd, "log_level", "osd_size", "osd_lease", "repl_grace", "osd_heartbeat")
-	cmd.Flags().IntVar(&id, "id", 0, "number of the OSD")
-	_ = cmd.MarkFlagRequired("id")
+	cmd.Flags().IntVar(&id, "id", -1, "number of the OSD")
+	cmd.Flags().Lookup("id").DefValue = "0" // it has none: pflag hides a zero
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else osd_data)")
 	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else osd_listen)")
 	return cmd

@@ -8,24 +8,30 @@ import (
 	"github.com/capstan-fs/capstan/locker"
 )
 
-// locksCmd shows the lock tables; the locks of a live rank follow with its admin commands.
+// locksCmd shows the locks of one inode in a live rank, or the tables that all of them follow.
 func locksCmd() *cobra.Command {
-	var tables, json bool
+	var w where
+	var tables bool
 	cmd := &cobra.Command{
-		Use:   "locks",
-		Short: "Show the lock tables: states, what they permit, how they move",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use:   "locks PATH|INO | --tables",
+		Short: "Show the locks of a file or directory, or the tables that locks follow",
+		Long:  "Shows the state of each lock of an inode and of the dentry that leads to it, who holds it and who waits.\n" + pathHelp + "\n--tables prints the tables of the four lock classes: states, what they permit, how they move.",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
 			switch {
-			case !tables:
-				return errors.New("locks: a live rank cannot be asked yet; --tables prints the lock tables")
-			case json:
+			case tables && len(args) > 0:
+				return errors.New("locks: --tables takes no path")
+			case tables && w.json:
 				return locker.WriteJSON(c.OutOrStdout())
+			case tables:
+				return locker.WriteText(c.OutOrStdout())
+			case len(args) == 0:
+				return errors.New("locks: name a path or an inode number to see its locks, or give --tables to see the lock tables")
 			}
-			return locker.WriteText(c.OutOrStdout())
+			return w.ofInode(c, "locks", args[0])
 		},
 	}
+	w.add(cmd)
 	cmd.Flags().BoolVar(&tables, "tables", false, "print the tables of the four lock classes")
-	cmd.Flags().BoolVar(&json, "json", false, "as JSON, in the format that docs/locks.md describes")
 	return cmd
 }

@@ -39,11 +39,23 @@ func root() *cobra.Command {
 		Short:         "A shared POSIX volume: many hosts mount one file system and see one truth",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(demoCmd(), devCmd(), monCmd(), osdCmd(), mdsCmd(), mountCmd(), umountCmd(), statusCmd(), configCmd(), locksCmd(), versionCmd())
+	cmd.SetHelpCommand(&cobra.Command{Hidden: true})
+	group := func(id, title string, cmds ...*cobra.Command) {
+		cmd.AddGroup(&cobra.Group{ID: id, Title: title})
+		for _, c := range cmds {
+			c.GroupID = id
+			cmd.AddCommand(c)
+		}
+	}
+	osd := osdCmd()
+	osd.AddCommand(monWords("", "", osdWords).Commands()...)
+	group("try", "Try it on this machine:", demoCmd(), devCmd())
+	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd())
+	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), monWords("pg", "Show placement groups", pgWords),
+		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
+	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), configCmd(), versionCmd())
 	return cmd
 }
 

@@ -18,6 +18,7 @@ import (
 type Status struct {
 	Cluster  string       `json:"cluster"`
 	Health   string       `json:"health"` // ok, or what is wrong
+	Warnings []Warning    `json:"warnings"`
 	OSDEpoch wire.Epoch   `json:"osd_epoch"`
 	FSEpoch  wire.Epoch   `json:"fs_epoch"`
 	OSDs     []OSDStatus  `json:"osds"`
@@ -59,7 +60,7 @@ func (e *Env) dialMons(ctx context.Context, self wire.Instance) (*monc.Client, e
 	m, err := monc.Dial(ctx, monc.Config{Net: e.Net, Addrs: e.Conf.MonAddrs,
 		Self: msgr.Peer{Instance: self, Cluster: e.Conf.Cluster}, Log: e.Log})
 	if err != nil {
-		return nil, fmt.Errorf("no monitor answers at %s: %w", strings.Join(e.Conf.MonAddrs, ", "), err)
+		return nil, fmt.Errorf("no monitor answers at %s within 10 s: is the cluster running? (%w)", strings.Join(e.Conf.MonAddrs, ", "), err)
 	}
 	return m, nil
 }
@@ -77,20 +78,12 @@ func (e *Env) Status(ctx context.Context) (*Status, error) {
 func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 	s := &Status{Cluster: om.Cluster.String(), OSDEpoch: om.Epoch, FSEpoch: fm.Epoch, Fenced: len(om.Blocklist),
 		OSDs: []OSDStatus{}, Ranks: []RankStatus{}}
-	down := 0
 	for _, o := range om.OSDs {
 		s.OSDs = append(s.OSDs, OSDStatus{Name: fmt.Sprintf("osd.%d", o.ID), Up: o.Up, In: o.In, Addr: o.Addr, Total: o.Total, Used: o.Used})
-		if !o.Up {
-			down++
-		}
 	}
 	sort.Slice(s.OSDs, func(i, j int) bool { return s.OSDs[i].Name < s.OSDs[j].Name })
-	inactive := 0
 	for r, info := range fm.Ranks {
 		s.Ranks = append(s.Ranks, RankStatus{Rank: int(r), Name: "mds." + strings.TrimPrefix(info.Daemon.Name, "mds."), State: info.State.String(), Addr: info.Daemon.Addr})
-		if info.State != clustermap.RankActive {
-			inactive++
-		}
 	}
 	sort.Slice(s.Ranks, func(i, j int) bool { return s.Ranks[i].Rank < s.Ranks[j].Rank })
 	for id, pg := range om.PGs {
@@ -102,26 +95,13 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 			s.PGs.Clean++
 		}
 	}
-	var wrong []string
-	complain := func(n int, what string) {
-		if n > 0 {
-			wrong = append(wrong, fmt.Sprintf("%d %s", n, what))
-		}
-	}
-	complain(down, "OSDs down")
-	complain(inactive, "ranks not active")
-	complain(s.PGs.Stuck, "PGs stuck")
-	complain(s.PGs.Total-s.PGs.Clean-s.PGs.Stuck, "PGs with too few replicas")
-	if len(fm.Ranks) == 0 {
-		wrong = append(wrong, "no rank")
-	}
-	if om.Full {
-		wrong = append(wrong, "an OSD is full: nothing can be written until something is deleted")
-	} else if om.NearFull {
-		wrong = append(wrong, "an OSD is nearly full")
-	}
+	s.Warnings = warnings(om, fm, s.PGs)
 	s.Health = "ok"
-	if len(wrong) > 0 {
+	if len(s.Warnings) > 0 {
+		var wrong []string
+		for _, w := range s.Warnings {
+			wrong = append(wrong, w.What)
+		}
 		s.Health = strings.Join(wrong, ", ")
 	}
 	return s
@@ -130,7 +110,13 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 // Text is the status for people.
 func (s *Status) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cluster  %s\nhealth   %s\n", s.Cluster, s.Health)
+	fmt.Fprintf(&b, "cluster  %s\n", s.Cluster)
+	if len(s.Warnings) == 0 {
+		b.WriteString("health   ok\n")
+	}
+	for _, w := range s.Warnings {
+		fmt.Fprintf(&b, "warning  %s\n         → %s\n", w.What, w.Do)
+	}
 	for _, r := range s.Ranks {
 		fmt.Fprintf(&b, "rank %d   %s %s at %s\n", r.Rank, r.State, r.Name, r.Addr)
 	}
@@ -142,7 +128,7 @@ func (s *Status) Text() string {
 		if !o.In {
 			state += ", out"
 		}
-		fmt.Fprintf(&b, "%-8s %s at %s, %s of %s used\n", o.Name, state, o.Addr, sizeText(o.Used), sizeText(o.Total))
+		fmt.Fprintf(&b, "%-8s %s at %s, %s of %s used\n", o.Name, state, o.Addr, SizeText(o.Used), SizeText(o.Total))
 	}
 	fmt.Fprintf(&b, "pgs      %d, %d clean", s.PGs.Total, s.PGs.Clean)
 	if s.PGs.Stuck > 0 {
@@ -152,7 +138,8 @@ func (s *Status) Text() string {
 	return b.String()
 }
 
-func sizeText(n uint64) string {
+// SizeText writes a number of bytes for people.
+func SizeText(n uint64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	x, i := float64(n), 0
 	for x >= 1024 && i < len(units)-1 {
