@@ -10,6 +10,7 @@ import (
 
 	"github.com/capstan-fs/capstan/internal/cluster"
 	"github.com/capstan-fs/capstan/internal/conf"
+	"github.com/capstan-fs/capstan/internal/lean"
 	"github.com/capstan-fs/capstan/msgr"
 )
 
@@ -62,6 +63,9 @@ func monCmd() *cobra.Command {
 	return cmd
 }
 
+// osdProcs: one lock guards an OSD's core; checksums and copies outside of it use the others.
+const osdProcs = 8
+
 func osdCmd() *cobra.Command {
 	var f confFlags
 	var id int
@@ -75,6 +79,7 @@ func osdCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			lean.Run(cmd.Context(), osdProcs)
 			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
 				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
 			})
