@@ -203,12 +203,7 @@ func (c *Client) truncate(k *Caller, in *Inode, r *wire.Request) (*call, error) 
 			}
 		}
 		if !in.cap.job && in.cap.id != 0 {
-			in.cap.implemented &^= ioBits
-			in.cap.pending &^= ioBits
-			in.cap.issued &^= ioBits
-			if in.cap.implemented&caps.FileExcl == 0 && in.cap.implemented&caps.FileShared == 0 {
-				in.fresh &^= wire.MaskFile
-			}
+			in.giveUp(ioBits)
 			r.Release = append(r.Release, *c.makeUpdate(in, 0))
 		}
 	}

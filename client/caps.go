@@ -171,6 +171,28 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 	}
 }
 
+// updateSoon is update for what nobody waits for: it leaves with the next message, or after
+// the link's linger. A REVOKE that comes meanwhile is answered behind it.
+func (c *Client) updateSoon(in *Inode) {
+	if in.cap.id == 0 {
+		return
+	}
+	if u := c.makeUpdate(in, 0); c.state == sessOpen {
+		c.sendSoon(u)
+	}
+}
+
+// giveUp ends the use of bits that nothing uses any more; the next UPDATE says so (DROP, 4.3).
+func (in *Inode) giveUp(bits caps.Bits) {
+	r := &in.cap
+	r.implemented &^= bits
+	r.pending &^= bits
+	r.issued &^= bits
+	if r.implemented&(caps.FileExcl|caps.FileShared) == 0 {
+		in.fresh &^= wire.MaskFile
+	}
+}
+
 // tellWanted sends an UPDATE if the rank's idea of wanted is not ours.
 func (c *Client) tellWanted(in *Inode) {
 	if in.cap.id != 0 && (in.wanted() != in.cap.told || in.dirty) {

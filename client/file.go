@@ -186,10 +186,13 @@ func (c *Client) Release(f *File) {
 		in.opens.app--
 	}
 	if in.dirty || f.wr && in.opens.wr == 0 && in.cap.told&writeBits != 0 {
-		// The last writer: hand size and mtime in, and tell that nobody writes, so that the
-		// next open elsewhere finds a file that may be cached.
+		// The last writer: hand size and mtime in, and give up what only a writer needs, so that
+		// the next open elsewhere finds a file that may be cached and no REVOKE has to ask.
 		if c.state == sessOpen && !in.cap.job {
-			c.update(in, 0)
+			if in.opens.wr == 0 && in.nwr == 0 && in.parked == 0 && in.cutting == 0 {
+				in.giveUp(writeBits)
+			}
+			c.updateSoon(in)
 		}
 	}
 	c.unref(in)

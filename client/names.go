@@ -90,6 +90,9 @@ func (c *Client) applyReply(cl *call) {
 	if m.Dir != nil {
 		dir = c.applyStat(m.Dir)
 	}
+	if m.Dir2 != nil {
+		c.applyStat(m.Dir2)
+	}
 	if m.Target != nil {
 		cl.in = c.applyStat(m.Target)
 		c.ref(cl.in)
@@ -148,6 +151,11 @@ func (c *Client) applyReply(cl *call) {
 	}
 	if had {
 		dir.fresh |= wire.MaskFile
+	}
+	if m.Dir2 != nil && m.Dir2.Valid&wire.MaskFile != 0 {
+		if nd := c.inodes[m.Dir2.Ino]; nd != nil {
+			nd.fresh |= wire.MaskFile
+		}
 	}
 }
 

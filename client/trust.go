@@ -23,6 +23,9 @@ const (
 // mayAttr: attributes of mask, if each group's bit is issued and its value came with it or
 // later.
 func (c *Client) mayAttr(in *Inode, mask wire.AttrMask) Right {
+	if mask&wire.MaskLink != 0 && in.isDir() {
+		mask |= wire.MaskFile // a directory's link count is a count of its entries
+	}
 	for _, g := range groups {
 		if mask&g.mask != 0 && (in.cap.issued&(g.shared|g.excl) == 0 || in.fresh&g.mask == 0) {
 			return NoRight

@@ -199,6 +199,9 @@ func (in *inode) newestFor(s *session) wire.AttrMask {
 func (r *Rank) showStat(in *inode, s *session, st *wire.InodeStat, xattrs bool) journal.Pos {
 	st.Ino = in.rec.Ino
 	st.Attr = in.attr()
+	if in.isDir() && st.Valid&wire.MaskFile != 0 {
+		st.Valid |= wire.MaskLink // the link count of a directory is a count of its entries: Fs covers it
+	}
 	st.Target = in.rec.Target
 	st.Pool, st.ObjectSize, st.TruncSeq = in.rec.Pool, in.rec.ObjectSize, in.rec.TruncSeq
 	_, access := in.xattr(xattrACLAccess)
@@ -245,7 +248,7 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 	}
 	allowed := in.allowed(rec.Client)
 	may := in.likes(rec) & allowed
-	if s == nil || !s.alive() {
+	if s == nil || !s.alive() || r.state < stateActive { // before: what it would show may be older than a flush to come
 		may &= rec.Pending
 	}
 	if (may &^ rec.Pending).Has(caps.FileWr) && (s == nil || rec.Revoking() || rec.Pending&^allowed != 0 || !r.rangeOf(in, s, rec)) {

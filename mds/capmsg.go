@@ -10,7 +10,7 @@ import (
 // fields to be written back, a wish for a larger write range; any of them, in one message.
 func (r *Rank) onCapUpdate(s *session, m *wire.CapUpdate) {
 	s.announce(m.Oldest)
-	if s.state == sessReconnect || m.Replay {
+	if s.state == sessReconnect || m.Replay || s.unplaced(m.Ino) {
 		r.collectFlush(s, m)
 		return
 	}
@@ -55,6 +55,7 @@ func (r *Rank) applyFlush(s *session, in *inode, m *wire.CapUpdate, had caps.Bit
 	if m.FlushTid != 0 {
 		if _, done := s.isDone(m.FlushTid); done {
 			r.noteUnsafe(s, m.FlushTid, r.durablePos)
+			r.advanceSafe()
 			return
 		}
 	}
@@ -62,8 +63,9 @@ func (r *Rank) applyFlush(s *session, in *inode, m *wire.CapUpdate, had caps.Bit
 	forced := r.engine.Force(l, s.client())
 	v := &in.rec
 	exact := had.Has(caps.FileExcl) // the sole user sets times, others only raise them
-	if m.Set&wire.SetSize != 0 && m.TruncSeq == v.TruncSeq && m.Attr.Size > v.Size {
-		v.Size = m.Attr.Size
+	if m.Set&wire.SetSize != 0 && m.TruncSeq == v.TruncSeq && in.isReg() {
+		// Nobody was given leave to write behind Reach.
+		v.Size = max(v.Size, min(m.Attr.Size, v.Reach))
 	}
 	if m.Set&wire.SetMtime != 0 {
 		v.Mtime = merged(v.Mtime, m.Attr.Mtime, exact)

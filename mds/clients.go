@@ -49,6 +49,7 @@ type sessionLive struct {
 	last      bool      // reconnect: it has said everything
 	parts     int       // reconnect: inodes that are still being opened
 	claims    []wire.ReconnectLock
+	unplaced  []wire.ReconnectCap // of inodes that are not there, until clientreplay has ended
 }
 
 // Times of 4.7 that derive from V, in nanoseconds. ε is 1 %.

@@ -39,9 +39,6 @@ var opCreate = opDesc{
 		q.set.X(&dn.locks[0])
 		q.set.Rd(&d.in.locks[lockAuth])
 		q.set.Wr(&d.in.locks[lockFile])
-		if q.Op == wire.OpMkdir {
-			q.set.X(&d.in.locks[lockLink])
-		}
 		q.in = nil
 		return ok
 	},
@@ -83,6 +80,7 @@ var opCreate = opDesc{
 		if q.Op == wire.OpCreate {
 			r.rangeForNew(in, q.sess, q.Want)
 		}
+		r.claim(q, in)
 		ent := r.newEntry()
 		ent.by(q.sess, q.Tid, ino, q.rest)
 		ent.dentry(dn)
@@ -90,7 +88,7 @@ var opCreate = opDesc{
 			ent.header(in.dir) // its times; and an object for every directory
 		}
 		q.pos = r.submit(ent)
-		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess)})
+		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess), Dir: r.showDir(q, dn.dir)})
 		return ok
 	},
 }
@@ -130,6 +128,7 @@ var opTmpfile = opDesc{
 		r.bind(stray, dnHome, in)
 		stray.dir.hdr.Entries++
 		r.rangeForNew(in, q.sess, q.Want)
+		r.claim(q, in)
 		ent := r.newEntry()
 		ent.by(q.sess, q.Tid, ino, q.rest)
 		ent.dentry(stray)

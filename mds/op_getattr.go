@@ -47,7 +47,7 @@ var opGetxattrs = opDesc{
 // rdGroups names the locks that cover the attribute groups of mask. A directory's link count
 // is a sum over its contents, which ifile covers.
 func (q *request) rdGroups(in *inode, mask wire.AttrMask) {
-	if mask&wire.MaskFile != 0 {
+	if mask&wire.MaskFile != 0 || mask&wire.MaskLink != 0 && in.isDir() {
 		q.set.Rd(&in.locks[lockFile])
 	}
 	if mask&wire.MaskAuth != 0 {

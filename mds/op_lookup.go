@@ -1,6 +1,9 @@
 package mds
 
-import "github.com/capstan-fs/capstan/wire"
+import (
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // lookup: the name's binding under dn rd, and what is known of the inode at no cost. The
 // name may be absent: ENOENT with a negative lease.
@@ -57,8 +60,26 @@ func (r *Rank) planParent(q *request, d *dir) errno {
 
 // show is a's InodeStat for the asker, with what caps cost nothing; the answer rests on it.
 func (r *Rank) show(q *request, in *inode, mask wire.AttrMask) *wire.InodeStat {
+	if q.replay {
+		return nil // nobody waits for this answer: a cap given in it would be given to nobody
+	}
 	st, stamp := r.statFor(in, q.sess, mask, q.Want)
 	q.rest = max(q.rest, stamp)
+	return st
+}
+
+// showDir shows a directory's new size, link count and times to the author of the change that
+// q has just submitted, if it holds Fs and so needs not ask for what it can know. Nothing is
+// waited for: with others' changes on their way the reply shows no directory (ES2).
+func (r *Rank) showDir(q *request, d *dir) *wire.InodeStat {
+	rec := d.in.ledger.Get(q.sess.client())
+	if rec == nil || rec.Pending&caps.FileShared == 0 || rec.Revoking() || rec.Stale {
+		return nil
+	}
+	if r.stampFor(d.in, q.sess, wire.MaskFile) > max(q.rest, r.durablePos) {
+		return nil
+	}
+	st := &wire.InodeStat{Ino: d.in.ino(), Valid: wire.MaskFile | wire.MaskLink, Attr: d.in.attr()}
 	return st
 }
 
@@ -85,7 +106,7 @@ func (r *Rank) answerDone(s *session, m *wire.Request, ino wire.Ino) {
 			stamp = u.pos // not early this time: what the first answer rested on is not known any more
 		}
 	}
-	if in := r.inodes[ino]; in != nil && !in.stub && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {
+	if in := r.inodes[ino]; in != nil && !in.stub && m.Flags&wire.ReqReplay == 0 && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {
 		st, at := r.statFor(in, s, wire.MaskAll, m.Want)
 		rep.Target, stamp = st, max(stamp, at)
 	}

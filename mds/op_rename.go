@@ -37,12 +37,10 @@ var opRename = opDesc{
 		q.set.Wr(&sd.in.locks[lockFile])
 		q.set.Wr(&dd.in.locks[lockFile])
 		q.set.X(&q.in.locks[lockLink])
-		dirs := q.in.isDir()
 		if !q.dn2.isNull() {
 			if q.in2, e = r.target(q, q.dn2); e != ok {
 				return e
 			}
-			dirs = dirs || q.in2.isDir()
 			if q.in2 != q.in && q.RenameFlags == 0 {
 				if e := r.planLoss(q, q.in2, q.in2.isDir()); e != ok {
 					return e
@@ -50,10 +48,6 @@ var opRename = opDesc{
 			} else if q.in2 != q.in {
 				q.set.X(&q.in2.locks[lockLink])
 			}
-		}
-		if dirs { // link counts of the parents may change
-			q.set.X(&sd.in.locks[lockLink])
-			q.set.X(&dd.in.locks[lockLink])
 		}
 		return ok
 	},
@@ -124,7 +118,10 @@ var opRename = opDesc{
 			r.touchDir(dst.dir)
 		}
 		q.pos = r.submit(ent)
-		rep := &wire.Reply{Tid: q.Tid}
+		rep := &wire.Reply{Tid: q.Tid, Dir: r.showDir(q, src.dir)}
+		if dst.dir != src.dir {
+			rep.Dir2 = r.showDir(q, dst.dir)
+		}
 		shown := in
 		if old != nil && !exchange {
 			shown = old

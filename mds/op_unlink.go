@@ -25,9 +25,6 @@ var opUnlink = opDesc{
 		}
 		q.in = in
 		q.set.Wr(&d.in.locks[lockFile])
-		if in.isDir() {
-			q.set.X(&d.in.locks[lockLink])
-		}
 		return r.planLoss(q, in, q.Op == wire.OpRmdir)
 	},
 	apply: func(r *Rank, q *request) errno {
@@ -54,7 +51,7 @@ var opUnlink = opDesc{
 		r.loseName(ent, dn, in)
 		r.touchDir(dn.dir)
 		q.pos = r.submit(ent)
-		rep := &wire.Reply{Tid: q.Tid}
+		rep := &wire.Reply{Tid: q.Tid, Dir: r.showDir(q, dn.dir)}
 		if in.ledger.Get(uint64(q.sess.key)) != nil {
 			rep.Target = r.show(q, in, wire.MaskAll)
 		}

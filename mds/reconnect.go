@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/capstan-fs/capstan/caps"
@@ -57,6 +58,10 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 		r.eff.Sends = append(r.eff.Sends, Send{ev.Session, ev.Tid, &wire.Reconnected{RankInstance: r.cfg.Instance, Barrier: r.barrier}})
 		return
 	}
+	if r.osdmap != nil && r.osdmap.IsBlocklisted(s.instance) {
+		r.evict(s, "the instance is fenced") // by the holder before us, who died before the close was durable
+		return
+	}
 	s.live.lastRenew, r.lastAnswer = r.now, r.now
 	s.announce(m.Oldest)
 	s.live.claims = append(s.live.claims, m.Locks...)
@@ -78,26 +83,67 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 // reclaim installs a cap that the client says it has, under a new id. What the rows do not
 // allow it is asked back as soon as they are known.
 func (r *Rank) reclaim(s *session, in *inode, c *wire.ReconnectCap) {
-	if s.state != sessReconnect {
+	if s.state != sessReconnect || c.Ino != wire.RootIno && c.Ino < wire.FirstFreeIno {
 		return
 	}
-	r.capID++
 	if in == nil {
-		// It cannot be placed: the client must let it go.
-		r.logf(LogWarn, "session %v: cap on %v cannot be placed", s.instance, c.Ino)
-		r.send(s, 0, 0, &wire.CapGrant{Op: wire.CapRevoke, Stat: wire.InodeStat{Ino: c.Ino, Cap: &wire.Cap{ID: r.capID, Seq: 1, Barrier: r.barrier}}})
+		// Its create may not have been durable: a request resent by the same client makes it
+		// again, and then its cap is put there.
+		s.live.unplaced = append(s.live.unplaced, *c)
 		return
 	}
+	r.place(s, in, c)
+}
+
+func (r *Rank) place(s *session, in *inode, c *wire.ReconnectCap) {
 	if in.ledger.Get(s.client()) != nil {
 		return
 	}
 	rec := r.capFor(in, s)
-	rec.Show(c.Issued&caps.All | caps.Pin)
+	rec.Show(c.Issued&in.issuable() | caps.Pin)
 	rec.Wanted = c.Wanted & in.issuable()
 	if rec.Issued&caps.FileWr != 0 {
 		rec.MaxSize = in.rangeRec(s)
 	}
 	r.reclaimed = append(r.reclaimed, in)
+}
+
+// claim gives the client that has made in again, with the number it had, the cap that it says
+// it had on it all along.
+func (r *Rank) claim(q *request, in *inode) {
+	if !q.replay {
+		return
+	}
+	s := q.sess
+	i := slices.IndexFunc(s.live.unplaced, func(c wire.ReconnectCap) bool { return c.Ino == in.ino() })
+	if i < 0 {
+		return
+	}
+	c := s.live.unplaced[i]
+	s.live.unplaced = slices.Delete(s.live.unplaced, i, i+1)
+	if c.Issued&caps.FileWr != 0 && in.rangeRec(s) == 0 {
+		r.setRange(in, s, roundUp(1, uint64(in.rec.ObjectSize))) // what the lost entry gave it
+	}
+	r.place(s, in, &c)
+	r.chooseRows()
+	r.sendCap(s, in, in.ledger.Get(s.client()), wire.CapGrantOp, 0, false)
+}
+
+// unplaced reports whether a cap that s says it has on ino has found no place yet.
+func (s *session) unplaced(ino wire.Ino) bool {
+	return slices.ContainsFunc(s.live.unplaced, func(c wire.ReconnectCap) bool { return c.Ino == ino })
+}
+
+// dropUnplaced tells clients to let go of what nobody made again.
+func (r *Rank) dropUnplaced() {
+	for _, s := range r.order {
+		for _, c := range s.live.unplaced {
+			r.logf(LogWarn, "session %v: cap on %v cannot be placed", s.instance, c.Ino)
+			r.capID++
+			r.send(s, 0, 0, &wire.CapGrant{Op: wire.CapRevoke, Stat: wire.InodeStat{Ino: c.Ino, Cap: &wire.Cap{ID: r.capID, Seq: 1, Barrier: r.barrier}}})
+		}
+		s.live.unplaced = nil
+	}
 }
 
 // collectFlush keeps an un-acked flush for clientreplay: it and the unsafe requests run in
@@ -106,7 +152,7 @@ func (r *Rank) collectFlush(s *session, m *wire.CapUpdate) {
 	if m.Dirty == 0 {
 		return
 	}
-	if r.window != 0 {
+	if r.window != 0 || s.unplaced(m.Ino) {
 		s.replay = append(s.replay, replayItem{tid: m.FlushTid, flush: m})
 		return
 	}
@@ -124,14 +170,20 @@ func (r *Rank) replayFlush(s *session, m *wire.CapUpdate) {
 	}
 	in := r.inodes[m.Ino]
 	if in == nil || in.stub || in.home == nil {
+		r.logf(LogWarn, "session %v: resent flush on %v, which is not there", s.instance, m.Ino)
 		return
 	}
+	// That the bound allowed it was seen when it came first; the bits may have been given up
+	// in the same message. What they went to then rests on this flush, so nobody has it.
+	var had caps.Bits
 	rec := in.ledger.Get(s.client())
-	if rec == nil || !rec.MayFlush(m.Dirty) {
-		r.logf(LogWarn, "session %v: resent flush on %v without its cap", s.instance, m.Ino)
-		return
+	if rec != nil {
+		had = rec.Issued
 	}
-	r.applyFlush(s, in, m, rec.Issued)
+	r.applyFlush(s, in, m, had)
+	if rec != nil && had&caps.FileWr == 0 {
+		r.sendCap(s, in, rec, wire.CapGrantOp, had&caps.FileShared, false) // what it heard at Reconnected was older
+	}
 }
 
 // tickReconnect ends the window: who was silent is fenced. The rank goes on when they are.
@@ -144,7 +196,7 @@ func (r *Rank) tickReconnect() int64 {
 	}
 	silent := false
 	for _, s := range slices.Clone(r.order) {
-		if s.state == sessReconnect && !(s.live.last && s.live.parts == 0) {
+		if s.state == sessReconnect && !s.live.last { // who has spoken waits with us for what is still being read
 			silent = true
 			r.evict(s, "it did not reconnect in time")
 		}
@@ -260,19 +312,33 @@ func (r *Rank) reclaimLocks() {
 				files = append(files, in)
 			}
 			if c.Waiting {
-				continue // its request is resent and queues again
+				continue // requeueLocks
 			}
 			if err := fs.locks.Redeclare(c.Lock, s.client()); err != nil {
 				r.logf(LogError, "session %v, %v: %v", s.instance, c.Ino, err)
 			}
 			r.ticket = max(r.ticket, c.Lock.Ticket)
 		}
-		s.live.claims = nil
 	}
 	r.flocks.Thaw()
 	for _, in := range files {
 		r.grantFileLocks(in, in.file.locks.Settle(), 0)
 		r.tidyFileLocks(in)
+	}
+}
+
+// requeueLocks queues who waited for a file lock again, before anything new: clients do not
+// resend such a request, they have declared it.
+func (r *Rank) requeueLocks() {
+	for _, s := range r.order {
+		claims := s.live.claims
+		s.live.claims = nil
+		slices.SortStableFunc(claims, func(a, b wire.ReconnectLock) int { return cmp.Compare(a.Tid, b.Tid) })
+		for _, c := range claims {
+			if c.Waiting && s.alive() {
+				r.request(s, &wire.Request{Tid: c.Tid, Op: wire.OpSetlk, Ino: c.Ino, Lock: c.Lock, Oldest: s.oldest})
+			}
+		}
 	}
 }
 
@@ -297,12 +363,17 @@ func (r *Rank) endQuiet() (next int64) {
 	r.hushed = nil
 	if r.silentUntil != 0 {
 		r.silentUntil = 0
-		for _, ino := range r.sortedInos() { // writers may have w again
-			if in := r.inodes[ino]; in.ledger.Len() > 0 {
-				r.engine.Changed(in)
-				r.engine.Reissue(in)
-			}
-		}
+		r.reissueAll() // writers may have w again
 	}
 	return 0
+}
+
+// reissueAll looks again at what every client may have.
+func (r *Rank) reissueAll() {
+	for _, ino := range r.sortedInos() {
+		if in := r.inodes[ino]; in.ledger.Len() > 0 {
+			r.engine.Changed(in)
+			r.engine.Reissue(in)
+		}
+	}
 }

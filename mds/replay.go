@@ -462,6 +462,9 @@ func (r *Rank) goActive() {
 	r.replay = nil
 	r.setState(stateActive)
 	r.expire.due = true
+	r.dropUnplaced()
+	r.reissueAll()
+	r.requeueLocks()
 	for _, h := range held {
 		if h.s.alive() {
 			r.request(h.s, h.m)

@@ -15,6 +15,7 @@ func (r *Rank) initCaps() {
 	r.flocking = map[uint64]*request{}
 	r.flocks = filelock.NewGraph()
 	r.ticket = uint64(r.cfg.Epoch) << 40
+	r.capID = uint64(r.cfg.Epoch) << 40 // a message that names a cap of another life must not fit one of ours (Q-d)
 }
 
 // fromSession takes everything of the conversation but requests.

@@ -272,6 +272,7 @@ type Reply struct {
 	Complete bool       // readdir: listing began at 0 and Fs was held throughout: it is complete
 	Lock     FileLock   // getlk: the conflicting range, Type Unlock when none; setlk: ticket
 	Statfs   *Statfs
+	Dir2     *InodeStat // rename: the other directory
 }
 
 // Attr is what stat shows.

@@ -1,0 +1,174 @@
+package mds
+
+import (
+	"testing"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// claims is what c says it holds, all of it reached from the root by name.
+func (c *capClient) claims(names map[wire.Ino]string) *wire.Reconnect {
+	m := &wire.Reconnect{Instance: c.inst, Last: true}
+	for ino, name := range names {
+		if k := c.caps[ino]; k != nil {
+			m.Caps = append(m.Caps, wire.ReconnectCap{Ino: ino, Parent: wire.RootIno, Name: name, Issued: k.bits, Wanted: c.want[ino]})
+		}
+	}
+	return m
+}
+
+// crash forgets the rank and everything that is under way.
+func (w *capWorld) crash(epoch wire.Epoch) {
+	w.hold = false
+	w.boot(false, epoch)
+}
+
+// A flush that gave w up with it was applied but not journaled when the rank died. Resent, it
+// is applied although the client has no w any more, before anybody is shown the size.
+func TestResentFlushOfAWriterThatGaveUp(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", wW)
+	c1.write(ino, 100)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	names := map[wire.Ino]string{ino: "f"}
+	w.hold = true
+	flush := *c1.dirty[ino]
+	tid := c2.request(wire.Request{Op: wire.OpOpen, Ino: ino, Want: wR | caps.FileShared})
+	c1.want[ino] = wR
+	for n := 0; len(w.pending) > 0 && n < 1000; n++ { // everything but the journal
+		at := -1
+		for i := range w.pending {
+			if w.pending[i].lane != "journal" {
+				at = i
+				break
+			}
+		}
+		if at < 0 {
+			break
+		}
+		fn := w.pending[at].fn
+		w.pending = append(w.pending[:at:at], w.pending[at+1:]...)
+		fn()
+	}
+	if c2.reply[tid] != nil && c2.reply[tid].Target.Valid&wire.MaskFile != 0 {
+		t.Fatal("c2 saw a size that is not durable")
+	}
+	w.crash(6)
+	flush.Ino, flush.FlushTid, flush.Replay = ino, c1.tid, true
+	c1.caps[ino].bits &^= caps.FileWr | caps.FileAppend | caps.FileExcl
+	c1.send(0, &flush)
+	c2.want[ino] = wR
+	c2.send(0, c2.claims(names))
+	c1.send(0, c1.claims(names))
+	if w.r.state != stateActive {
+		t.Fatal(w.r.state)
+	}
+	if rep := c2.must(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile}); rep.Target.Attr.Size != 100 {
+		t.Fatalf("size %d", rep.Target.Attr.Size)
+	}
+	for _, c := range []*capClient{c1, c2} {
+		if k := c.caps[ino]; k.bits.Has(caps.FileShared) && k.size != 100 {
+			t.Fatalf("%s trusts size %d under %v", c.name, k.size, k.bits)
+		}
+	}
+	if c1.safe < flush.FlushTid {
+		t.Fatal("not acknowledged")
+	}
+}
+
+// A file whose create was lost with the rank is made again by its client, which goes on
+// writing to it under the cap it always had.
+func TestCapOnAFileWhoseCreateWasLost(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	w.hold = true
+	tid := c1.request(wire.Request{Op: wire.OpCreate, Ino: wire.RootIno, Name: "f", Mode: 0o644, Want: wW})
+	for c1.reply[tid] == nil {
+		for i := range w.pending {
+			if w.pending[i].lane != "journal" {
+				fn := w.pending[i].fn
+				w.pending = append(w.pending[:i:i], w.pending[i+1:]...)
+				fn()
+				break
+			}
+		}
+	}
+	rep := c1.reply[tid]
+	ino := rep.Target.Ino
+	c1.want[ino] = wW
+	c1.write(ino, 50)
+	flush := *c1.dirty[ino]
+	delete(c1.dirty, ino)
+	c1.tid++
+	flush.Ino, flush.FlushTid, flush.Replay = ino, c1.tid, true
+	w.crash(6)
+	old := c1.caps[ino].id
+	c1.send(tid, &wire.Request{Tid: tid, Op: wire.OpCreate, Flags: wire.ReqReplay, GivenIno: ino, Ino: wire.RootIno, Name: "f", Mode: 0o644, Want: wW})
+	c1.send(0, &flush)
+	c1.send(0, c1.claims(map[wire.Ino]string{ino: "f"}))
+	c2.send(0, c2.claims(nil))
+	if w.r.state != stateActive || c1.gone != "" {
+		t.Fatal(w.r.state, c1.gone)
+	}
+	k, rec := c1.caps[ino], w.r.inodes[ino].ledger.Get(uint64(c1.key))
+	if rec == nil || k.id == old || k.id != rec.ID || rec.Issued&^rec.Pending != 0 || k.bits != rec.Issued || !k.bits.Has(caps.FileWr) || k.max == 0 {
+		t.Fatalf("the client has %+v, the rank %v", k, rec)
+	}
+	c1.write(ino, 70)
+	if rep := c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"}); rep.Target.Ino != ino {
+		t.Fatal(rep.Target.Ino)
+	}
+	if rep := c2.must(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile}); rep.Target.Attr.Size != 70 {
+		t.Fatalf("size %d", rep.Target.Attr.Size)
+	}
+}
+
+// Who waited for a file lock when the rank died waits on, and gets it.
+func TestLockWaitersOutliveTheRank(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", 0)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	lock := wire.FileLock{Type: wire.LockWrite, Owner: 1, End: 9, Wait: true}
+	t1 := c1.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: lock})
+	t2 := c2.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: lock})
+	w.crash(6)
+	names := map[wire.Ino]string{ino: "f"}
+	m1, m2 := c1.claims(names), c2.claims(names)
+	m1.Locks = []wire.ReconnectLock{{Ino: ino, Lock: c1.reply[t1].Lock}}
+	m2.Locks = []wire.ReconnectLock{{Ino: ino, Lock: lock, Waiting: true, Tid: t2}}
+	c2.send(0, m2)
+	c1.send(0, m1)
+	if c2.reply[t2] != nil {
+		t.Fatalf("granted beside c1: %+v", c2.reply[t2])
+	}
+	c1.must(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: wire.FileLock{Type: wire.LockUnlock, Owner: 1, End: 9}})
+	if rep := c2.reply[t2]; rep == nil || rep.Errno != 0 || rep.Lock.Ticket <= c1.reply[t1].Lock.Ticket {
+		t.Fatalf("%+v", rep)
+	}
+}
+
+// A link that breaks in clientreplay costs its client the session, not everybody the rank.
+func TestClientIsLostInClientReplay(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", wR)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	c2.openFile(ino, wR)
+	names := map[wire.Ino]string{ino: "f"}
+	w.crash(6)
+	c2.mute = true
+	q := &wire.Request{Tid: 77, Op: wire.OpSetattr, Flags: wire.ReqReplay, Ino: ino, Set: wire.SetMode, Attr: wire.SetAttr{Mode: 0o600}}
+	c1.send(77, q)
+	c1.send(0, c1.claims(names))
+	c2.send(0, c2.claims(names))
+	if w.r.state != stateClientReplay {
+		t.Fatal(w.r.state)
+	}
+	c1.send(0, c1.claims(names)) // it lost the thread
+	if w.r.state != stateActive {
+		t.Fatalf("state %v: %+v", w.r.state, w.r.Why())
+	}
+}
