@@ -56,6 +56,8 @@ func root() *cobra.Command {
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), monWords("pg", "Show placement groups", pgWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
 	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), configCmd(), versionCmd())
+	group("check", "Check a file system, ours or another:", lockcertCmd())
+	cmd.AddCommand(lockcertWorkerCmd())
 	return cmd
 }
 

@@ -1,0 +1,117 @@
+package lockcert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The workers are this test binary, started again.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == Verb {
+		if err := Worker(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// mounts are two bind mounts of one directory of the local file system where that may be
+// made, else two paths to it.
+func mounts(t *testing.T) []string {
+	t.Helper()
+	base := t.TempDir()
+	var dirs []string
+	real := filepath.Join(base, "real")
+	for _, d := range []string{real, filepath.Join(base, "a"), filepath.Join(base, "b")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if d == real {
+			continue
+		}
+		if unix.Mount(real, d, "", unix.MS_BIND, "") == nil {
+			t.Cleanup(func() { unix.Unmount(d, unix.MNT_DETACH) })
+		} else {
+			os.Remove(d)
+			if err := os.Symlink(real, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dirs = append(dirs, d)
+	}
+	return dirs
+}
+
+// The local file system is the reference: what fails there is an error of the kit.
+func TestTheLocalFileSystemConforms(t *testing.T) {
+	rep, err := Run(context.Background(), Config{Dirs: mounts(t), Slice: 30 * time.Millisecond, Grace: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sb strings.Builder
+	rep.WriteMatrix(&sb)
+	if testing.Verbose() || !rep.Conformant() {
+		t.Log("\n" + sb.String())
+	}
+	if !rep.Conformant() {
+		t.Fatalf("seed %d", rep.Seed)
+	}
+}
+
+// Each wrong implementation is noticed by the checks that are named beside it. Most of the
+// time goes into waiting for calls that never return, so all are tried at once.
+func TestEveryWrongImplementationIsCaught(t *testing.T) {
+	var wg sync.WaitGroup
+	room := make(chan struct{}, 10)
+	for _, f := range Faults {
+		wg.Add(1)
+		dirs := mounts(t)
+		go func() {
+			defer wg.Done()
+			room <- struct{}{}
+			defer func() { <-room }()
+			rep, err := Run(context.Background(), Config{Dirs: dirs, Only: f.Catches, wrong: f.Name,
+				Slice: 400 * time.Millisecond, Grace: 20 * time.Millisecond, Patience: 1500 * time.Millisecond})
+			if err != nil {
+				t.Errorf("%s: %v", f.Name, err)
+				return
+			}
+			for _, x := range rep.Results {
+				want := !f.Across || x.Place == Across
+				if failed := x.Status == Fail; failed != want {
+					t.Errorf("%s: %s, %s: failed is %v, must be %v (seed %d): %s\n%s", f.Name, x.Check, x.Place, failed, want, rep.Seed, x.Detail, strings.Join(Timeline(x.Trace), "\n"))
+				} else if failed && len(x.Trace) == 0 {
+					t.Errorf("%s: %s, %s fails without a counter-example: %s", f.Name, x.Check, x.Place, x.Detail)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+func TestEveryFaultNamesChecksThatExist(t *testing.T) {
+	for _, f := range Faults {
+		if _, err := Select(f.Catches); err != nil {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+	}
+}
+
+// Two directories that are not one file system can not be judged.
+func TestTwoFileSystemsAreRefused(t *testing.T) {
+	_, err := Run(context.Background(), Config{Dirs: []string{t.TempDir(), t.TempDir()}, Patience: 200 * time.Millisecond})
+	if !errors.Is(err, ErrSetup) {
+		t.Fatalf("err = %v", err)
+	}
+}
