@@ -34,6 +34,7 @@ var kinds = map[byte]func() Change{
 	16: func() Change { return &MDSStandby{} },
 	17: func() Change { return &InoRange{} },
 	18: func() Change { return &MonSet{} },
+	19: func() Change { return &MDSRepaired{} },
 }
 
 func kindOf(c Change) byte {

@@ -120,6 +120,25 @@ func (c *MDSState) apply(e *edit) error {
 	return nil
 }
 
+// MDSRepaired lets a damaged rank be held again: an operator says that the object which could
+// not be read was restored, or wants the rank to try again.
+type MDSRepaired struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Rank     wire.Rank
+}
+
+func (c *MDSRepaired) String() string { return fmt.Sprintf("rank %d is repaired", c.Rank) }
+
+func (c *MDSRepaired) apply(e *edit) error {
+	in, ok := e.old.FS.Ranks[c.Rank]
+	if !ok || in.State != clustermap.RankDamaged {
+		return refuse(EINVAL, "rank %d is not damaged", c.Rank)
+	}
+	in.State = clustermap.RankFailed
+	e.fsMap().Ranks[c.Rank] = in
+	return nil
+}
+
 // rankMay: forward through the life cycle, or out of it; a new rank is active once it is made.
 func rankMay(from, to clustermap.RankState) bool {
 	switch {

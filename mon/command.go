@@ -48,7 +48,7 @@ func (l *Leader) command(ev Message, m *wire.MonCommand) {
 
 // parse reads a command that changes something.
 func (l *Leader) parse(args []string) (Change, error) {
-	usage := fmt.Errorf("unknown command %q; known: %s, blocklist add KIND.NUM/NONCE [REASON], osd down|out|in ID, osd reweight ID SHARE, pg give-up PG OSD UUID", strings.Join(args, " "), strings.Join(sortedKeys(shows), ", "))
+	usage := fmt.Errorf("unknown command %q; known: %s, blocklist add KIND.NUM/NONCE [REASON], osd down|out|in ID, osd reweight ID SHARE, fs repaired RANK, pg give-up PG OSD UUID", strings.Join(args, " "), strings.Join(sortedKeys(shows), ", "))
 	m := l.state.OSD
 	osd := func(s string) (clustermap.OSD, error) {
 		id, err := strconv.ParseInt(strings.TrimPrefix(s, "osd."), 10, 32)
@@ -79,6 +79,12 @@ func (l *Leader) parse(args []string) (Change, error) {
 			err = fmt.Errorf("a share is a number from 0 to 1, not %q", args[3])
 		}
 		return &OSDPlace{ID: o.ID, In: o.In, Reweight: uint32(f * crush.One)}, err
+	case len(args) == 3 && args[0] == "fs" && args[1] == "repaired":
+		r, err := strconv.ParseInt(args[2], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("no rank %q", args[2])
+		}
+		return &MDSRepaired{Rank: wire.Rank(r)}, nil
 	case len(args) == 5 && args[0] == "pg" && args[1] == "give-up":
 		for _, pg := range m.PGIDs() {
 			for _, mb := range m.PGs[pg].InSync {

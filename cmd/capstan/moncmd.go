@@ -66,7 +66,10 @@ var pgWords = []word{
 	{use: "give-up PG OSD UUID", short: "Give up a lost member of a PG, and what only it had", ask: []string{"pg", "give-up"}, args: 3},
 }
 
-var fsWords = []word{{use: "dump", short: "Show the ranks and who holds them", ask: []string{"fs", "dump"}}}
+var fsWords = []word{
+	{use: "dump", short: "Show the ranks and who holds them", ask: []string{"fs", "dump"}},
+	{use: "repaired RANK", short: "Let a damaged rank be started again, after the object was restored", ask: []string{"fs", "repaired"}, args: 1},
+}
 
 var blocklistWords = []word{
 	{use: "ls", short: "List the fenced clients and daemons, and why", ask: []string{"blocklist", "ls"}},

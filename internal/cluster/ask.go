@@ -161,7 +161,7 @@ func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warni
 		switch in := fm.Ranks[r]; in.State {
 		case clustermap.RankActive:
 		case clustermap.RankDamaged:
-			add(fmt.Sprintf("the log of mds.%s says which object; `capstan pg ls` shows if its OSDs are there", in.Daemon.Name), "rank %d is damaged: it found an object that it cannot read, and stopped", r)
+			add(fmt.Sprintf("the log of the metadata daemon names the object; restore it, then `capstan fs repaired %d` and start the daemon", r), "rank %d is damaged: it found an object that it cannot read, and stopped", r)
 		case clustermap.RankFailed, clustermap.RankStopped:
 			add("start a metadata daemon: `capstan dev up --dir D` or `capstan mds`", "rank %d is %v: no daemon holds it", r, in.State)
 		default:

@@ -153,7 +153,7 @@ func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon
 		if err != nil {
 			return explain(name, listen, "osd_listen", err)
 		}
-		d.Addr, d.close = run.Addr(), run.Close
+		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
 		d.admin.Register("pgs", func(json.RawMessage) (any, error) { return run.Query(), nil })
 		d.admin.Register("stats", func(json.RawMessage) (any, error) { return run.Stats(), nil })
 		return nil

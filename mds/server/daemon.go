@@ -225,6 +225,28 @@ func (d *Daemon) failLocked(err error) {
 	go d.srv.Close()
 }
 
+// damagedLocked ends the daemon because its rank met an object that it cannot read. The
+// monitors hear of it first: started again, it would only meet that object again.
+func (d *Daemon) damagedLocked(err error) {
+	if d.ended {
+		return
+	}
+	d.ended = true // nothing leaves any more
+	d.log.Error().Err(err).Msg("rank damaged")
+	go func() {
+		ctx, cancel := context.WithTimeout(d.ctx, 2*time.Second)
+		defer cancel()
+		m := &wire.MDSBeacon{Seq: 1 << 62, Name: d.cfg.Name, Instance: d.self.Instance, Addr: d.self.Addr, Rank: d.num, State: uint8(clustermap.RankDamaged)}
+		if _, berr := d.mon.Call(ctx, m); berr != nil {
+			d.log.Warn().Err(berr).Msg("the monitors did not hear of the damage")
+		}
+		d.mu.Lock()
+		d.ended = false
+		d.failLocked(fmt.Errorf("rank %d is damaged: %w", d.num, err))
+		d.mu.Unlock()
+	}()
+}
+
 // now is a clock that runs on while the machine sleeps, as leases demand.
 func now() int64 {
 	var ts unix.Timespec

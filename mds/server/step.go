@@ -98,7 +98,7 @@ func (d *Daemon) step(ev mds.Event) {
 		d.log.WithLevel(level(eff.Logs[i].Level)).Msg(eff.Logs[i].Text)
 	}
 	if eff.Exit != nil {
-		d.failLocked(eff.Exit)
+		d.damagedLocked(eff.Exit)
 		return
 	}
 	for i := range eff.Journal {

@@ -72,6 +72,7 @@ type Daemon struct {
 	casBusy  map[wire.PGID]bool
 	closed   bool
 	failed   error
+	ended    chan error // one value at most: failed
 
 	doneMu sync.Mutex // transactions that became durable
 	done   []stored
@@ -98,7 +99,7 @@ func now() int64 {
 // monitors have admitted this life.
 func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	d := &Daemon{cfg: cfg, store: cfg.Opened, log: cfg.Log, conns: map[osd.ConnID]*msgr.Conn{}, peers: map[wire.OSDID]*peerLine{},
-		casBusy: map[wire.PGID]bool{}, kick: make(chan struct{}, 1), reboot: make(chan struct{}, 1), m: &clustermap.OSDMap{}}
+		casBusy: map[wire.PGID]bool{}, kick: make(chan struct{}, 1), reboot: make(chan struct{}, 1), m: &clustermap.OSDMap{}, ended: make(chan error, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -171,6 +172,9 @@ func (d *Daemon) Stats() osd.Stats {
 
 // Space is the store's size and what is taken of it.
 func (d *Daemon) Space() (total, used uint64) { return d.store.Space() }
+
+// Failed yields that error when the daemon stops by itself.
+func (d *Daemon) Failed() <-chan error { return d.ended }
 
 // Err is why the daemon stopped by itself: the store failed.
 func (d *Daemon) Err() error {
@@ -344,8 +348,13 @@ func (d *Daemon) fail(err error) {
 		d.mu.Unlock()
 		return
 	}
+	again := d.failed != nil
 	d.failed = fmt.Errorf("osd.%d: store: %w", d.cfg.ID, err)
 	d.mu.Unlock()
+	if again {
+		return
+	}
+	d.ended <- d.failed
 	d.log.Error().Err(err).Int32("osd", int32(d.cfg.ID)).Str("dir", d.cfg.Dir).Msg("the store failed: this OSD stops; its PGs go on elsewhere")
 	go d.Close()
 }
