@@ -420,6 +420,9 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 		c.install(&m.RootStat)
 		c.caps[m.RootStat.Ino].bits = m.RootStat.Cap.Pending
 	case *wire.Reply:
+		if c.reply[m.Tid] != nil {
+			return // of a resent request: its caller went home long ago
+		}
 		c.reply[m.Tid] = m
 		for _, st := range []*wire.InodeStat{m.Dir, m.Target} {
 			if k := c.install(st); k != nil {

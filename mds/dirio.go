@@ -184,6 +184,7 @@ func (r *Rank) loadDentry(d *dir, name string, b []byte) error {
 	}
 	in.indexed = dn
 	r.attach(dn, dnHome, in)
+	r.loaded(in)
 	return nil
 }
 

@@ -119,9 +119,6 @@ func (e *entry) header(d *dir) {
 // wait for.
 func (r *Rank) submit(e *entry) journal.Pos {
 	must.Holdf(e.busy && r.jw != nil, "no entry to submit, or no journal")
-	if !e.tables {
-		r.segmentHead()
-	}
 	start := r.jw.End()
 	for _, dn := range e.dns {
 		dn.dir.hdr.Version++

@@ -247,6 +247,7 @@ func (r *Rank) dropCap(in *inode, s *session, rec *caps.Record) {
 	delete(r.busy, rec)
 	s.caps.Remove(rec)
 	in.ledger.Remove(rec.Client)
+	r.wakeOpens(in) // some may be of requests that died with the session
 	r.engine.Changed(in)
 	r.capsGone(in)
 }

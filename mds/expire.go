@@ -12,7 +12,8 @@ import (
 // lacks records from it.
 
 type segment struct {
-	at journal.Mark // the position of its tables entry
+	at   journal.Mark // the position of its tables entry
+	from journal.Pos  // the end of that entry
 }
 
 type expireState struct {
@@ -29,26 +30,24 @@ func (r *Rank) journalHead() wire.ObjectID {
 	return wire.ObjectID{Pool: r.cfg.MetaPool, Name: journal.HeadName(r.journalPrefix())}
 }
 
-// segmentHead opens a new segment when the last one is full: called before an entry is made.
+// segmentHead opens a new segment when the last one is full: at the end of a step, so that the
+// head shows nothing that an entry behind it brings, and every cut that was begun.
 func (r *Rank) segmentHead() {
-	if n := len(r.segs); n > 0 && r.jw.End()-r.segs[n-1].at.Pos < journal.Pos(r.cfg.SegmentBytes) {
+	if n := len(r.segs); r.jw == nil || n == 0 || r.jw.End()-r.segs[n-1].from < journal.Pos(r.cfg.SegmentBytes) {
 		return
 	}
 	r.newSegment()
-	r.expire.due = true // not now: the update that made room for this is not journaled yet (WA)
+	r.expire.due = true
 }
 
 func (r *Rank) newSegment() {
-	r.segs = append(r.segs, segment{r.jw.Mark()})
-	saved := r.ent // the entry in the making goes behind the head
-	r.ent = entry{}
+	at := r.jw.Mark()
 	e := r.newEntry()
 	e.tables = true
 	for _, c := range r.cuts { // replay must find the intents
 		e.dentry(c.in.home)
 	}
-	r.submit(e)
-	r.ent = saved
+	r.segs = append(r.segs, segment{at, r.submit(e)})
 }
 
 // advanceExpire flushes what keeps the oldest surplus segments and trims them when nothing does.

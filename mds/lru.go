@@ -12,6 +12,7 @@ func (r *Rank) unpinInode(in *inode) {
 	must.Holdf(in.pins >= 0, "%v: unpinned too often", in)
 	if in.pins == 0 {
 		r.used(in)
+		r.noteStray(in)
 	}
 }
 
@@ -154,6 +155,7 @@ func (r *Rank) loadInode(dn *dentry, fn func()) {
 			dn.in, in.home, in.indexed = in, dn, dn
 			dn.dir.resident++
 			r.used(in)
+			r.loaded(in)
 		}
 		fns := dn.loads
 		dn.loads = nil

@@ -117,6 +117,13 @@ func (r *Rank) purgeObject(p *purge, obj wire.ObjectID) {
 
 // removeStrays ends purged inodes with one entry.
 func (r *Rank) removeStrays() {
+	const most = 1000 // an entry is bounded, and a start may find any number of strays
+	for len(r.strays.finished) > most {
+		all := r.strays.finished
+		r.strays.finished = all[:most:most]
+		r.removeStrays()
+		r.strays.finished = all[most:]
+	}
 	ent := r.newEntry()
 	for _, in := range r.strays.finished {
 		dn := in.home

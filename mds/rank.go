@@ -218,6 +218,7 @@ func (r *Rank) onMessage(ev *Event) {
 func (r *Rank) background() {
 	r.purgeSome()
 	r.continueCuts()
+	r.segmentHead()
 	if r.expire.due {
 		r.expire.due = false
 		r.advanceExpire()

@@ -32,6 +32,14 @@ func (r *Rank) recoverUnknown(in *inode) {
 	}
 }
 
+// loaded looks at an inode that was read from a dirfrag. Its writer may have died together
+// with a rank before us, when it was in nobody's cache.
+func (r *Rank) loaded(in *inode) {
+	if len(in.rec.Ranges) > 0 && r.window == 0 && r.state >= stateReconnect {
+		r.recoverUnknown(in) // earlier ones are looked at when all sessions have spoken
+	}
+}
+
 // probe asks the objects from the old size up to the largest range which of them exist.
 func (r *Rank) probe(in *inode) {
 	fs := in.fileState()
@@ -49,8 +57,12 @@ func (r *Rank) probe(in *inode) {
 	first, last := in.rec.Size/unit, (top+unit-1)/unit
 	size, left := in.rec.Size, 1
 	seq := in.rec.TruncSeq
+	var more func()
+	var stat func(i uint64)
 	done := func() {
-		if left--; left > 0 {
+		left--
+		more()
+		if left > 0 {
 			return
 		}
 		fs.probing = false
@@ -66,12 +78,19 @@ func (r *Rank) probe(in *inode) {
 		e.inode(in)
 		r.submit(e)
 		r.unpinInode(in)
+		r.noteStray(in)
 		r.engine.Changed(in)
 		r.engine.Reissue(in)
 		r.recovered()
 	}
-	for i := first; i < last; i++ {
-		left++
+	next := first
+	more = func() {
+		for ; next < last && left < probeFlight; next++ {
+			left++
+			stat(next)
+		}
+	}
+	stat = func(i uint64) {
 		r.object(0, wire.DataObject(in.rec.Pool, in.rec.Ino, i), []wire.ObjOp{{Kind: wire.ObjStat}},
 			func(errno uint32, res []wire.ObjResult) {
 				if errno == 0 && len(res) > 0 && res[0].Size > 0 {
@@ -82,3 +101,5 @@ func (r *Rank) probe(in *inode) {
 	}
 	done()
 }
+
+const probeFlight = 64 // stats of one recovery under way

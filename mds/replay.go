@@ -36,7 +36,7 @@ type replayState struct {
 	end       journal.End
 	held      []heldMsg // requests that came before the rank was active
 	running   bool
-	waits     bool      // the request whose turn it is has parked
+	waits     bool // the request whose turn it is has parked
 	afterCuts func()
 }
 
@@ -152,7 +152,7 @@ func (r *Rank) applyJournal() {
 // applyEntry brings the cache to what it was after the entry (ES5).
 func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 	if t := e.Tables; t != nil {
-		r.segs = append(r.segs, segment{journal.Mark{Pos: at.Pos, Seq: at.Seq, Inc: at.Inc}})
+		r.segs = append(r.segs, segment{at: journal.Mark{Pos: at.Pos, Seq: at.Seq, Inc: at.Inc}})
 		if len(r.segs) == 1 {
 			for i := range t.Sessions {
 				r.replaySession(&t.Sessions[i])

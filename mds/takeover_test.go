@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/capstan-fs/capstan/caps"
@@ -170,5 +171,58 @@ func TestClientIsLostInClientReplay(t *testing.T) {
 	c1.send(0, c1.claims(names)) // it lost the thread
 	if w.r.state != stateActive {
 		t.Fatalf("state %v: %+v", w.r.state, w.r.Why())
+	}
+}
+
+// A file is open for writing for so long that the journal has forgotten it. Writer and rank
+// die together; whoever looks at the file later finds what was written (R1).
+func TestSizeOfAFileThatTheJournalForgot(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", wW)
+	c1.write(ino, 1000)
+	w.step(Event{Kind: Stop})
+	if w.r.State() != stateStopped {
+		t.Fatal(w.r.State())
+	}
+	c1.deaf, c1.mute = true, true
+	w.crash(6)
+	c2.send(0, c2.claims(nil))
+	w.pass(4e9)
+	if w.r.State() != stateActive || w.r.inodes[ino] != nil {
+		t.Fatal(w.r.State(), w.r.inodes[ino])
+	}
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	rep := c2.must(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile})
+	if rep.Target.Attr.Size != 1000 || len(w.r.inodes[ino].rec.Ranges) != 0 {
+		t.Fatalf("size %d, ranges %v", rep.Target.Attr.Size, w.r.inodes[ino].rec.Ranges)
+	}
+}
+
+// A file that is renamed while it is cut, over many segments of the journal: whatever part of
+// it is durable can be replayed.
+func TestSegmentHeadsWhileACutFileMoves(t *testing.T) {
+	for seed := int64(1); seed <= 60; seed++ {
+		w := newWorld(t, seed)
+		w.cfg.SegmentBytes = 1 << 10
+		w.crash()
+		w.restart()
+		c := w.client()
+		f := c.create(root, "n0")
+		c.must(&wire.Request{Op: wire.OpSetattr, Ino: f, Set: wire.SetSize, Attr: wire.SetAttr{Size: 200 * 4096}})
+		w.quiet()
+		c.must(&wire.Request{Op: wire.OpSetattr, Ino: f, Set: wire.SetSize, Attr: wire.SetAttr{Size: 5}})
+		for i := 0; i < 5+w.rng.Intn(30); i++ {
+			c.must(&wire.Request{Op: wire.OpRename, Ino: root, Name: fmt.Sprint("n", i), NewDir: root, NewName: fmt.Sprint("n", i+1)})
+		}
+		for _, j := range w.writes { // the disk has all of the first ones
+			w.putJournal(j, len(j.Bytes)-w.rng.Intn(2)*w.rng.Intn(len(j.Bytes)))
+			break
+		}
+		w.crash()
+		w.restart()
+		if a := c.stat(f); a.Size != 5 {
+			t.Fatalf("seed %d: size %d", seed, a.Size)
+		}
 	}
 }
