@@ -12,19 +12,22 @@ import (
 // promise more than there is, too few or too many fields, a number where a name should be.
 var errShape = errors.New("the bytes do not have the shape of the record")
 
-// A shape is what the encoding of a Go type looks like. A record is compared with its shape
-// before it is decoded, for two reasons. The decoder makes a slice of as many elements as
-// its count says before it reads the first one, without a limit (v5.4.1, growSliceValue), so
-// thirty bytes from a peer could ask for all memory. And it takes nil, or an array of fewer
-// fields, for a whole struct: a byte of a front would still buy a few hundred bytes of
-// memory. Against the shape every element costs what its type costs at least; what is left
-// to a hostile peer is maxBlowup (shape_test.go).
+// A shape is what the encoding of a Go type looks like, and how to encode and decode it. A
+// record is compared with its shape before it is decoded: a slice has as many elements as its
+// count says before the first one is read, so thirty bytes from a peer could otherwise ask
+// for all memory. Against the shape every element costs what its type costs at least; what is
+// left to a hostile peer is maxBlowup (shape_test.go).
 type shape struct {
 	kind   shapeKind
 	typ    reflect.Type
 	min    int      // bytes of the shortest encoding
 	elem   *shape   // of a slice or pointer
 	fields []*shape // of a struct
+
+	size    uintptr // of the type in memory
+	gokind  reflect.Kind
+	offsets []uintptr     // of the fields
+	none    reflect.Value // slice: empty, but not nil
 }
 
 type shapeKind uint8
@@ -53,7 +56,7 @@ func shapeOf(t reflect.Type) *shape {
 }
 
 func makeShape(t reflect.Type) *shape {
-	s := &shape{typ: t, min: 1}
+	s := &shape{typ: t, min: 1, size: t.Size(), gokind: t.Kind()}
 	switch t.Kind() {
 	case reflect.Bool:
 		s.kind = shapeBool
@@ -70,6 +73,7 @@ func makeShape(t reflect.Type) *shape {
 			break
 		}
 		s.kind, s.elem = shapeSlice, makeShape(t.Elem())
+		s.none = reflect.MakeSlice(t, 0, 0)
 	case reflect.Pointer:
 		s.kind, s.elem = shapePointer, makeShape(t.Elem())
 	case reflect.Array:
@@ -79,7 +83,7 @@ func makeShape(t reflect.Type) *shape {
 		s.kind, s.min = shapeArray, 2+t.Len()
 	case reflect.Struct:
 		s.kind = shapeStruct
-		s.addFields(t)
+		s.addFields(t, 0)
 		if len(s.fields) > 15 {
 			s.min += 2
 		}
@@ -93,15 +97,16 @@ func makeShape(t reflect.Type) *shape {
 }
 
 // addFields follows the encoder: embedded structs bring their fields with them.
-func (s *shape) addFields(t reflect.Type) {
+func (s *shape) addFields(t reflect.Type, at uintptr) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		switch {
 		case f.Name == "_msgpack" || f.Tag.Get("msgpack") == "-":
 		case f.Anonymous && f.Type.Kind() == reflect.Struct:
-			s.addFields(f.Type)
+			s.addFields(f.Type, at+f.Offset)
 		case f.IsExported():
 			s.fields = append(s.fields, makeShape(f.Type))
+			s.offsets = append(s.offsets, at+f.Offset)
 		}
 	}
 }

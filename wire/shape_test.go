@@ -177,16 +177,6 @@ func listsIn(s *shape) (all []*shape) {
 	return all
 }
 
-func appendCount(b []byte, n int) []byte {
-	if n < 16 {
-		return append(b, 0x90|byte(n))
-	}
-	if n < 1<<16 {
-		return append(b, 0xdc, byte(n>>8), byte(n))
-	}
-	return binary.BigEndian.AppendUint32(append(b, 0xdd), uint32(n))
-}
-
 // cheapest appends the shortest encoding of s in which the list `long` has as many elements as
 // fill n bytes; the way there is made of lists of one element.
 func cheapest(b []byte, s, long *shape, n int) []byte {
