@@ -65,7 +65,7 @@ func (c *Client) fetch(k *Caller, in *Inode, mask wire.AttrMask) error {
 		if miss == 0 || c.mayAttr(in, miss) != NoRight {
 			return nil
 		}
-		if miss == wire.MaskFile && in.cap.job && in.cap.implemented&(caps.FileExcl|caps.FileShared) != 0 {
+		if miss == wire.MaskFile && in.cap.job && c.usable() && in.cap.implemented&(caps.FileExcl|caps.FileShared) != 0 {
 			return nil // not yet given up: nobody else has changed it
 		}
 		if try == 200 {

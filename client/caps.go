@@ -1,6 +1,7 @@
 package client
 
 import (
+	"strings"
 	"time"
 
 	"github.com/capstan-fs/capstan/caps"
@@ -22,6 +23,7 @@ type capRec struct {
 	askedMax    uint64
 	job         bool // a revoke is being worked off
 	owed        bool // … and must be answered
+	unsaid      bool // an UPDATE found no session to be sent in
 }
 
 // groups of attributes with the bits that guard them.
@@ -55,7 +57,7 @@ func (in *Inode) wanted() caps.Bits {
 	if in.opens.rd > 0 {
 		w |= wantRead
 	}
-	if in.parked > 0 || in.nwr > 0 || in.opens.wr > 0 && now-in.lastWr < decay {
+	if in.late != (wire.Time{}) || in.parked > 0 || in.nwr > 0 || in.opens.wr > 0 && now-in.lastWr < decay {
 		w |= wantWrite
 		if in.opens.app > 0 && (in.parked > 0 || in.append || now-in.lastWr < int64(time.Second)) {
 			w |= caps.FileExcl
@@ -86,14 +88,28 @@ func (c *Client) onCap(m *wire.CapGrant) {
 		return
 	case wire.CapRevoke:
 		if m.Again && in.cap.job && st.Cap.ID == in.cap.id && st.Cap.Seq == in.cap.seq {
-			return // at work on it; BUSY needs a PG to name, which objecter does not tell
+			c.sayBusy(in)
+			return
 		}
 	}
 	had := in.cap.issued
 	in.applyAttr(st)
 	c.applyCap(in, st.Cap, m.Op == wire.CapRevoke, true)
-	in.settleFresh(had, st.Valid)
+	in.settleFresh(had, st)
 	in.changed.wake()
+}
+
+// sayBusy answers a second ask for what is at work: if an operation at the store is what it
+// waits for, the rank can see for itself whether its PG serves anybody (4.7).
+func (c *Client) sayBusy(in *Inode) {
+	prefix, _, _ := strings.Cut(wire.DataObject(in.pool, in.ino, 0).Name, ".")
+	pg, ok := c.objects.Waiting(func(o wire.ObjectID) bool {
+		p, _, _ := strings.Cut(o.Name, ".")
+		return o.Pool == in.pool && p == prefix
+	})
+	if ok && in.nwr+in.nrd > 0 && c.state == sessOpen {
+		c.send(0, &wire.CapBusy{Ino: in.ino, PG: pg})
+	}
 }
 
 // applyCap takes in the rank's newest word on a cap. owe: it must be answered.
@@ -121,6 +137,7 @@ func (c *Client) applyCap(in *Inode, m *wire.Cap, owe, own bool) {
 	if !r.job && leaving == 0 {
 		r.issued, r.implemented = r.pending, r.pending
 		r.applied = r.seq
+		c.lateTimes(in)
 		if r.owed {
 			r.owed = false
 			c.update(in, 0)
@@ -166,8 +183,10 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 		return
 	}
 	u := c.makeUpdate(in, wantMax)
-	if c.state == sessOpen {
+	if in.cap.unsaid = c.state != sessOpen; !in.cap.unsaid {
 		c.send(0, u)
+	} else if u.FlushTid != 0 {
+		c.kept[len(c.kept)-1].unsent = true
 	}
 }
 
@@ -236,21 +255,26 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 			}
 			continue
 		}
-		in.parked++
+		write := b&writeBits != 0
+		if write {
+			in.parked++
+		}
 		if folio {
 			in.changed.wake() // a revoke may be waiting for our folio
 		}
 		ev := in.changed.wait()
 		if c.state == sessOpen && c.usable() && (first || asked != in.cap.seq) && !in.cap.job {
 			first, asked = false, in.cap.seq
-			if f != nil {
+			if f != nil && write {
 				in.lastWr = c.now()
 			}
 			c.dirty[in] = struct{}{}
 			c.update(in, 0)
 		}
 		err := c.await(k, ev)
-		in.parked--
+		if write {
+			in.parked--
+		}
 		if err != nil {
 			return err
 		}
@@ -264,7 +288,11 @@ func (in *Inode) voidShared(stale bool) {
 		in.cap.issued &= caps.AnyWrite | caps.Pin
 		in.cap.implemented &= caps.AnyWrite | caps.Pin
 		in.cap.pending &= caps.AnyWrite | caps.Pin
-		in.fresh = 0
+		for _, g := range groups {
+			if in.cap.issued&g.excl == 0 { // what only a fence takes keeps our own value true
+				in.fresh &^= g.mask
+			}
+		}
 	}
 	if in.pages {
 		in.oldPages = true

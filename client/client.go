@@ -49,6 +49,8 @@ type ObjDone func(errno uint32, res []wire.ObjResult, err error)
 // Objects is the object store as this instance sees it; *objecter.Objecter through an adapter.
 type Objects interface {
 	Submit(obj wire.ObjectID, ops []wire.ObjOp, barrier wire.Epoch, done ObjDone)
+	// Waiting names a PG that an operation on one of these objects waits for.
+	Waiting(about func(wire.ObjectID) bool) (wire.PGID, bool)
 	Close()
 }
 

@@ -102,6 +102,10 @@ type netObjects struct{ o *objecter.Objecter }
 
 func (n netObjects) Close() { n.o.Close() }
 
+func (n netObjects) Waiting(about func(wire.ObjectID) bool) (wire.PGID, bool) {
+	return n.o.Waiting(about)
+}
+
 func (n netObjects) Submit(obj wire.ObjectID, ops []wire.ObjOp, barrier wire.Epoch, done ObjDone) {
 	n.o.Submit(obj, ops, objecter.Options{Barrier: barrier}, func(r objecter.Result, err error) { done(r.Errno, r.Ops, err) })
 }

@@ -17,7 +17,9 @@ type File struct {
 	Direct bool // the kernel goes around its page cache
 	Keep   bool // the kernel's pages may stay over this open
 
-	cur listing // directories
+	askedCaps bool    // whether it has security.capability
+	errSeen   uint64  // the loss reported last
+	cur       listing // directories
 }
 
 // Ino is the file's inode number.
@@ -53,6 +55,9 @@ func wantOf(rd, wr, app bool) (want, must caps.Bits) {
 
 func (c *Client) openFile(in *Inode, rd, wr, app bool) *File {
 	f := &File{in: in, gen: c.gen, rd: rd, wr: wr, app: app}
+	if in.errTold { // else it reports a loss that nobody has heard of, as Linux does
+		f.errSeen = in.errGen
+	}
 	c.ref(in)
 	if rd {
 		in.opens.rd++
@@ -199,12 +204,19 @@ func (c *Client) Release(f *File) {
 	c.unlockFlush()
 }
 
-// LostData reports whether the session that f was opened in was lost with data or locks of
-// it; its I/O fails until it is closed (4.13).
+// LostData reports whether close(2) must fail: a session was lost with data of the file, which
+// each open file says once, or with locks, and then all of f fails until it is closed (4.13).
 func (c *Client) LostData(f *File) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return f.gen < f.in.lostGen
+	return f.lost()
+}
+
+func (f *File) lost() bool {
+	data := f.errSeen < f.in.errGen
+	f.errSeen = f.in.errGen
+	f.in.errTold = f.in.errTold || data
+	return data || f.gen < f.in.lostGen
 }
 
 // Fsync makes f's data and metadata durable. Data already is: writes go to every in-sync
@@ -217,8 +229,13 @@ func (c *Client) Fsync(k *Caller, f *File) error {
 
 func (c *Client) fsync(k *Caller, f *File) error {
 	in := f.in
-	if f.gen < in.lostGen {
+	if f.lost() {
 		return ErrLost
+	}
+	if in.dirty && in.cap.id == 0 { // a rank that lost it must hear of it first
+		if err := c.need(k, in, f, caps.FileWr, false); err != nil {
+			return err
+		}
 	}
 	if in.dirty {
 		c.update(in, 0)
@@ -226,7 +243,7 @@ func (c *Client) fsync(k *Caller, f *File) error {
 	if err := c.waitSafe(k, c.unsafeTid()); err != nil {
 		return err
 	}
-	if f.gen < in.lostGen {
+	if f.lost() {
 		return ErrLost
 	}
 	return nil

@@ -43,11 +43,14 @@ type Inode struct {
 	cutting int // our own SETATTR(size) is at the rank
 
 	lastRd, lastWr int64
+	late           wire.Time // pages were stored without Fw then: mtime is still to be told
 	dirty          bool
 	dirtySet       wire.SetMask
 	dirtyAt        int64
 	flushing       int
-	lostGen        uint64 // session generation that lost data or locks of it
+	lostGen        uint64 // session generation that lost locks of it: files opened before fail
+	errGen         uint64 // … that lost what was not durable: each file says so once
+	errTold        bool   // one of them did
 
 	blocks    uint64 // st_blocks of a sparse file, summed over its objects
 	blocksFor uint64 // … as of this change count; 0: not known
@@ -71,6 +74,9 @@ func (c *Client) inodeFor(i wire.Ino) *Inode {
 	return in
 }
 
+// lose notes that what was not durable is gone with session generation gen - 1.
+func (in *Inode) lose(gen uint64) { in.errGen, in.errTold = gen, false }
+
 func (in *Inode) isDir() bool { return in.attr.Mode&0170000 == 0040000 }
 func (in *Inode) isReg() bool { return in.attr.Mode&0170000 == 0100000 }
 
@@ -87,7 +93,7 @@ func (c *Client) unref(in *Inode) {
 // maybeIdle lets go of an inode that nobody uses: at once when its last name is gone, so
 // that the rank can purge it, else when newer idle ones push it out.
 func (c *Client) maybeIdle(in *Inode) {
-	if in.refs > 0 || in.nlookup > 0 || in.dirty || in.flushing > 0 || in.cap.job || in == c.root || c.inodes[in.ino] != in {
+	if in.refs > 0 || in.nlookup > 0 || in.dirty || in.late != (wire.Time{}) || in.flushing > 0 || in.cap.job || in == c.root || c.inodes[in.ino] != in {
 		return
 	}
 	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 || in.cap.id == 0 {
@@ -182,7 +188,7 @@ func (c *Client) applyStat(st *wire.InodeStat) *Inode {
 	if st.Cap != nil {
 		c.applyCap(in, st.Cap, false, false)
 	}
-	in.settleFresh(had, st.Valid)
+	in.settleFresh(had, st)
 	return in
 }
 
@@ -255,7 +261,11 @@ func (in *Inode) applyFile(st *wire.InodeStat) {
 
 // settleFresh keeps fresh true: a group is fresh when its bit was there before and nothing
 // says otherwise, or when its value came with this message.
-func (in *Inode) settleFresh(had caps.Bits, valid wire.AttrMask) {
+func (in *Inode) settleFresh(had caps.Bits, st *wire.InodeStat) {
+	valid := st.Valid
+	if !st.HasXattrs {
+		valid &^= wire.MaskXattr // current, and not shown
+	}
 	for _, g := range groups {
 		if valid&g.mask != 0 {
 			in.fresh |= g.mask

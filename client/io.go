@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"syscall"
 	"time"
 
@@ -125,6 +126,9 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 	if fl.FromMmap {
 		return c.writeBack(k, in, data, off)
 	}
+	if err := c.killFileCaps(k, f); err != nil {
+		return 0, err
+	}
 	if fl.Append {
 		if !f.app { // F_SETFL O_APPEND after the open
 			f.app = true
@@ -211,7 +215,7 @@ func (c *Client) admit(k *Caller, f *File, off *uint64, n uint64, app bool) (end
 // caller that is killed leaves its buffer behind while the store may still send it again.
 func (c *Client) store(k *Caller, in *Inode, data []byte, off uint64) error {
 	spans := in.spans(off, uint64(len(data)))
-	o, barrier := c.objects, c.barrier
+	o, barrier, gen := c.objects, c.barrier, c.gen
 	c.unlockFlush()
 	b := buffers.Get().(*[]byte)
 	*b = append((*b)[:0], data...)
@@ -222,6 +226,9 @@ func (c *Client) store(k *Caller, in *Inode, data []byte, off uint64) error {
 		buffers.Put(b)
 	}
 	c.mu.Lock()
+	if gen != c.gen {
+		return ErrLost // the new life has not the right to say what the old one wrote
+	}
 	if err != nil && err != ErrInterrupted {
 		return err
 	}
@@ -266,13 +273,64 @@ func (c *Client) writeBack(k *Caller, in *Inode, data []byte, off uint64) (int, 
 	data = data[:min(uint64(n), in.attr.Size-off)]
 	in.nwr++
 	err := c.store(k, in, data, off)
-	if err == nil && in.cap.implemented&caps.FileWr != 0 {
+	switch {
+	case err != nil:
+	case in.cap.implemented&caps.FileWr != 0:
 		c.wrote(in, off, off+uint64(len(data)))
+	case in.cap.id != 0:
+		// The time of it can only be told under Fw. It is asked for, which also makes others
+		// drop the bytes that they read before.
+		in.late = wire.TimeOf(time.Now())
+		c.dirty[in] = struct{}{}
 	}
 	if in.nwr--; in.nwr == 0 {
 		in.changed.wake()
 	}
 	return n, err
+}
+
+// lateTimes hands in the time of pages that were stored without Fw, now that it may be here.
+func (c *Client) lateTimes(in *Inode) {
+	if in.late == (wire.Time{}) || !in.cap.issued.Has(caps.FileWr) {
+		return
+	}
+	in.attr.Mtime = wire.MaxTime(in.attr.Mtime, in.late)
+	in.attr.Ctime = wire.MaxTime(in.attr.Ctime, in.late)
+	in.late = wire.Time{}
+	in.writes++
+	c.makeDirty(in)
+}
+
+// fileCaps are the privileges that running the file gives; whoever changes it ends them.
+const fileCaps = "security.capability"
+
+// killFileCaps removes them before a write: the kernel does not see a direct one coming.
+// Without Xs it asks once per open file.
+func (c *Client) killFileCaps(k *Caller, f *File) error {
+	in := f.in
+	has := func(all []wire.KV) bool {
+		return slices.ContainsFunc(all, func(x wire.KV) bool { return x.Key == fileCaps })
+	}
+	all := in.xattrs
+	if c.mayAttr(in, wire.MaskXattr) == NoRight {
+		if f.askedCaps {
+			return nil
+		}
+		var err error
+		if all, err = c.xattrsOf(k, in.ino); err != nil {
+			return err
+		}
+		f.askedCaps = true
+	}
+	if !has(all) {
+		return nil
+	}
+	cl, err := c.do(k, &wire.Request{Op: wire.OpRmxattr, Ino: in.ino, Xname: fileCaps})
+	c.doneWith(cl)
+	if err == eNODATA {
+		err = nil
+	}
+	return err
 }
 
 // killPriv clears setuid, setgid and file capabilities before a write by somebody who may

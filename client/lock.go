@@ -46,14 +46,17 @@ func (c *Client) Setlk(k *Caller, f *File, l wire.FileLock) error {
 	c.mu.Lock()
 	if cancelled {
 		// The rank answers EINTR, or had granted it and undoes that: its answer to the
-		// request decides.
-		c.send(0, &wire.LockCancel{Tid: r.Tid, Ino: in.ino, Lock: l})
-		none := &Caller{}
-		if err := c.await(none, cl.done); err != nil {
+		// request decides. Who is killed does not wait for it.
+		cl.undo = true
+		c.cancelLock(cl)
+		if err := c.await(k, cl.done); err != nil {
+			cl.gone = true
 			return err
 		}
 		if cl.err == nil && cl.reply.Errno == 0 {
 			// The grant crossed the cancel, which is an unlock then: acquired and released.
+			l.Type = wire.LockUnlock
+			in.lockGranted(l)
 			return ErrInterrupted
 		}
 	}
@@ -63,6 +66,30 @@ func (c *Client) Setlk(k *Caller, f *File, l wire.FileLock) error {
 	l.Ticket = cl.reply.Lock.Ticket
 	in.lockGranted(l)
 	return nil
+}
+
+// cancelLock asks the rank to take a waiting lock back. While there is no session it is kept
+// in mind: a new rank hears of the waiter, and must hear of this too.
+func (c *Client) cancelLock(cl *call) {
+	if c.state == sessOpen {
+		c.send(0, &wire.LockCancel{Tid: cl.req.Tid, Ino: cl.req.Ino, Lock: cl.req.Lock})
+	}
+}
+
+// undoLock gives back what was granted to somebody who was killed meanwhile; a cancel on its
+// way does that by itself.
+func (c *Client) undoLock(cl *call) {
+	l := cl.req.Lock
+	if cl.req.Op != wire.OpSetlk || cl.reply.Errno != 0 || l.Type == wire.LockUnlock {
+		return
+	}
+	l.Type, l.Wait = wire.LockUnlock, false
+	if in := c.inodes[cl.req.Ino]; in != nil {
+		in.lockGranted(l)
+	}
+	if !cl.undo {
+		c.start(&wire.Request{Op: wire.OpSetlk, Ino: cl.req.Ino, Lock: l})
+	}
 }
 
 // Getlk returns the first lock that stands against l; Type Unlock when none does.

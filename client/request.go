@@ -1,6 +1,8 @@
 package client
 
 import (
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/capstan-fs/capstan/wire"
@@ -16,6 +18,7 @@ type call struct {
 	done  chan struct{}
 	sent  int64 // validity of the session when it was sent: bounds the lease it earns
 	gone  bool  // the waiter has left
+	undo  bool  // a lock's waiter that a signal ended: the rank is told to take it back
 }
 
 // kept is one entry of the session's one tid order: a mutating request or a cap flush.
@@ -25,6 +28,7 @@ type kept struct {
 	flush   *wire.CapUpdate // … or a flush
 	in      *Inode          // of the flush
 	early   bool            // the request was answered and is not yet safe
+	unsent  bool            // a flush made while no session was open
 	dropped bool
 }
 
@@ -175,13 +179,23 @@ func (c *Client) onReply(m *wire.Reply) {
 		return // answered before, or of a life that is over
 	}
 	if cl.reply != nil {
-		return // a replay's answer: its caller went home long ago
+		// A replay's answer: its caller went home long ago. But what it says of caps is the
+		// rank's last word: for a create that only we remembered, the first one.
+		for _, st := range []*wire.InodeStat{m.Dir, m.Target} {
+			if st != nil && st.Cap != nil {
+				if in := c.inodes[st.Ino]; in != nil {
+					c.applyStat(st)
+					in.changed.wake()
+				}
+			}
+		}
+		return
 	}
 	cl.reply = m
 	c.applyReply(cl)
-	if cl.gone && cl.in != nil {
-		c.unref(cl.in)
-		cl.in = nil
+	if cl.gone {
+		c.doneWith(cl)
+		c.undoLock(cl)
 	}
 	close(cl.done)
 }
@@ -242,24 +256,40 @@ func (c *Client) waitSafe(k *Caller, t wire.Tid) error {
 	}
 }
 
-// resendUnanswered sends what has no answer, mutating requests first in their order.
+// resendUnanswered sends what has no answer, each sort in the order in which it was asked
+// for: an unlock must not overtake the lock that came after it. First what counts tids of the
+// session, with flushes that were made while there was nobody to send them to.
 func (c *Client) resendUnanswered(fl wire.ReqFlags) {
 	for _, k := range c.kept {
-		if !k.dropped && k.call != nil && !k.early {
+		switch {
+		case k.dropped || k.early:
+		case k.call != nil:
 			k.call.req.Flags = fl
 			k.call.req.Oldest = c.oldest()
 			c.send(uint64(k.tid), k.call.req)
+		case k.unsent:
+			u, r := k.flush, &k.in.cap
+			u.CapID, u.Seq, u.Mseq, u.Retained, u.Oldest = r.id, r.applied, r.mseq, r.implemented, c.oldest()
+			k.unsent = false
+			c.send(0, u)
 		}
 	}
-	for tid, cl := range c.reads {
+	for _, tid := range c.readTids() {
+		cl := c.reads[tid]
 		if cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry {
 			// It was declared as a waiter; the rank answers its tid.
+			if cl.undo {
+				c.cancelLock(cl)
+			}
 			continue
 		}
 		cl.req.Flags = fl
 		c.send(uint64(tid), cl.req)
 	}
 }
+
+// readTids are the tids of what changes nothing, as they were drawn.
+func (r *requests) readTids() []wire.Tid { return slices.Sorted(maps.Keys(r.reads)) }
 
 // replayKept resends unsafe requests and un-acked flushes in one tid order.
 func (c *Client) replayKept() {
@@ -273,16 +303,26 @@ func (c *Client) replayKept() {
 		case k.flush != nil:
 			k.flush.Replay, k.flush.Oldest = true, c.oldest()
 			k.flush.CapID, k.flush.Seq, k.flush.Mseq = 0, 0, 0
+			k.unsent = false
 			c.send(0, k.flush)
 		}
 	}
 }
 
-// loseRequests ends everything the evicted instance had asked for. Requests that change
-// nothing are asked again by the new one.
+// loseRequests ends everything the evicted instance had asked for. What was answered early
+// and never became safe is reported by the next fsync of what it changed. Requests that
+// change nothing are asked again by the new one.
 func (c *Client) loseRequests() {
 	for _, k := range c.kept {
-		if !k.dropped && k.call != nil && !k.early {
+		switch {
+		case k.dropped || k.call == nil:
+		case k.early:
+			for _, ino := range []wire.Ino{k.call.req.Ino, k.call.req.NewDir, k.call.req.GivenIno} {
+				if in := c.inodes[ino]; in != nil {
+					in.lose(c.gen)
+				}
+			}
+		default:
 			k.call.err = ErrLost
 			close(k.call.done)
 		}

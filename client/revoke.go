@@ -49,10 +49,21 @@ func (c *Client) lose(in *Inode, leaving caps.Bits) {
 // finishRevoke is step 5: the answer, with the dirty fields in the same message.
 func (c *Client) finishRevoke(in *Inode) {
 	r := &in.cap
+	if r.pending == 0 {
+		// Not even p: a new rank could not place what we declared. It knows of no cap, so that
+		// nothing may be asked of it by this one; dirty fields wait for another.
+		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: r.id, Mseq: r.mseq, IssueSeq: r.seq})
+		c.sendReleases()
+		*r = capRec{}
+		in.late = wire.Time{}
+		in.changed.wake()
+		return
+	}
 	nlinkUnsure := r.implemented&^r.pending&caps.LinkShared != 0
 	r.issued, r.implemented = r.pending, r.pending
 	r.applied = r.seq
 	r.owed = false
+	c.lateTimes(in)
 	if nlinkUnsure && in.refs == 0 && in != c.root {
 		// Somebody links or unlinks it, perhaps for the last time. Nobody here has it open:
 		// let it go, so that its space does not wait for us.

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -317,6 +318,11 @@ func (c *Client) onReconnected(m *wire.Reconnected) {
 	for in := range c.dirty {
 		in.cap.told = 0
 	}
+	for _, in := range c.inodes {
+		if in.cap.unsaid {
+			c.update(in, 0) // a REVOKE of the new rank that was worked off too early to answer
+		}
+	}
 	c.wakeAll()
 }
 
@@ -340,8 +346,8 @@ func (c *Client) startAnew() {
 	c.releases = nil
 	var known []wire.Ino
 	for _, in := range c.inodes {
-		if in.dirty || in.flushing > 0 {
-			in.lostGen = c.gen
+		if in.dirty || in.flushing > 0 || in.nwr > 0 {
+			in.lose(c.gen)
 			c.log.Error().Stringer("ino", in.ino).Msg("evicted: size and times of the last writes may be lost")
 		}
 		if len(in.locks) > 0 {
@@ -351,6 +357,7 @@ func (c *Client) startAnew() {
 		in.voidShared(true)
 		in.cap = capRec{}
 		in.dirty, in.flushing, in.dirtySet = false, 0, 0
+		in.late = wire.Time{}
 		if in.known {
 			known = append(known, in.ino)
 			in.attrUntil = 0
@@ -358,6 +365,7 @@ func (c *Client) startAnew() {
 	}
 	clear(c.dirty)
 	c.loseRequests()
+	slices.Sort(known)
 	if n := c.notifier; n != nil {
 		go func() {
 			for _, i := range known {
@@ -371,6 +379,13 @@ func (c *Client) startAnew() {
 // sendReconnect tells a new incarnation of the rank everything this session holds, then its
 // unsafe requests and un-acked flushes in one tid order (section 7).
 func (c *Client) sendReconnect() {
+	if !c.usable() {
+		// What the old rank could take back in silence it may have given to others: it is not
+		// ours to claim.
+		for _, in := range c.inodes {
+			in.voidShared(true)
+		}
+	}
 	const part = 1000
 	m := &wire.Reconnect{Instance: c.inst, Oldest: c.oldest()}
 	cut := func() {
@@ -392,8 +407,8 @@ func (c *Client) sendReconnect() {
 			cut()
 		}
 	}
-	for tid, call := range c.reads {
-		if r := call.req; r.Op == wire.OpSetlk && r.Lock.Wait {
+	for _, tid := range c.readTids() {
+		if r := c.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait {
 			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid})
 			cut()
 		}

@@ -206,6 +206,22 @@ func (o *Objecter) Close() {
 	o.wg.Wait()
 }
 
+// Waiting names the PG of an open op on an object that about picks: the oldest that no OSD can
+// take at present, else the oldest.
+func (o *Objecter) Waiting(about func(wire.ObjectID) bool) (pg wire.PGID, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for q := o.head; q != nil; q = q.next {
+		if !about(q.obj) || ok && q.line != nil {
+			continue
+		}
+		if pg, ok = q.pg, true; q.line == nil {
+			break
+		}
+	}
+	return pg, ok
+}
+
 func (o *Objecter) link(q *op) {
 	o.open[q.tid] = q
 	q.prev = o.tail

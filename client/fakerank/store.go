@@ -41,6 +41,9 @@ func (s *Store) Hold() (release func()) {
 // Close implements client.Objects.
 func (s *Store) Close() {}
 
+// Waiting implements client.Objects: it has no PGs.
+func (s *Store) Waiting(func(wire.ObjectID) bool) (wire.PGID, bool) { return wire.PGID{}, false }
+
 // Submit implements client.Objects.
 func (s *Store) Submit(id wire.ObjectID, ops []wire.ObjOp, _ wire.Epoch, done client.ObjDone) {
 	s.mu.Lock()
