@@ -107,7 +107,7 @@ func load(dir string, workers int) (l *ledger, halt func()) {
 // Everything is killed at once in the middle of load: daemons and mounts. What fsync returned
 // for is there after the restart.
 func TestKillEverythingLosesNothingFsynced(t *testing.T) {
-	c := harness.Up(t)
+	c := harness.Up(t, harness.Args("--session-validity", "3s")) // dead mounts are waited for
 	for round := range 2 {
 		m := c.Mount()
 		d := mkdir(t, filepath.Join(m, fmt.Sprintf("round%d", round)))

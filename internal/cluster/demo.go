@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,6 +39,9 @@ func OpenLocal(dir string, c *conf.Config) (*Local, error) {
 	}
 	c.MonAddrs = []string{"mem:mon.a"}
 	c.PoolSize = min(c.PoolSize, c.OSDs)
+	// The one client lives and dies with its rank: after a kill the next demo waits for nobody
+	// who may live on, so it should not wait long.
+	c.SessionValidity = min(c.SessionValidity, 5*time.Second)
 	env := &Env{Net: msgr.NewMemory(), Conf: c, Log: zerolog.Nop()}
 	return &Local{Env: env, Dir: dir, claim: claim, failed: make(chan error, 1)}, nil
 }
