@@ -243,7 +243,7 @@ func (r *Rank) reissue(in *inode) {
 }
 
 func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
-	if rec.Issued == 0 {
+	if rec.IssueSeq == 0 {
 		return // a reply will be the first that the client hears of this cap
 	}
 	allowed := in.allowed(rec.Client)

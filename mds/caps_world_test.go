@@ -67,25 +67,26 @@ type testObj struct {
 
 // capClient is a client that answers by itself unless told to be mute.
 type capClient struct {
-	w     *capWorld
-	name  string
-	key   SessionKey
-	inst  wire.Instance
-	mute  bool // answers no REVOKE and renews nothing
-	deaf  bool // nothing reaches it
-	dirty map[wire.Ino]*wire.CapUpdate
-	caps  map[wire.Ino]*clientCap
-	reply map[wire.Tid]*wire.Reply
-	lease map[string]uint32
-	tid   wire.Tid
-	read  wire.Tid
-	safe  wire.Tid
-	open  *wire.SessionOpened
-	gone  string
-	quiet bool // no log lines
-	recon *wire.Reconnected
-	want  map[wire.Ino]caps.Bits
-	acks  int
+	w       *capWorld
+	name    string
+	key     SessionKey
+	inst    wire.Instance
+	mute    bool // answers no REVOKE and renews nothing
+	deaf    bool // nothing reaches it
+	dirty   map[wire.Ino]*wire.CapUpdate
+	caps    map[wire.Ino]*clientCap
+	reply   map[wire.Tid]*wire.Reply
+	lease   map[string]uint32
+	tid     wire.Tid
+	read    wire.Tid
+	safe    wire.Tid
+	open    *wire.SessionOpened
+	gone    string
+	barrier wire.Epoch
+	quiet   bool // no log lines
+	recon   *wire.Reconnected
+	want    map[wire.Ino]caps.Bits
+	acks    int
 }
 
 type clientCap struct {
@@ -473,6 +474,7 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 	case *wire.Safe:
 		c.safe = max(c.safe, m.Tid)
 	case *wire.RenewAck:
+		c.barrier = max(c.barrier, m.Barrier)
 		if m.Stale {
 			c.logf("renewed after being stale")
 		}

@@ -24,10 +24,11 @@ type clients struct {
 	busy   map[*caps.Record]wire.PGID
 	loners []*inode // whose ideal loner changes by time alone
 
-	flocks   *filelock.Graph
-	ticket   uint64
-	flocking map[uint64]*request // parked Setlk by the handle that filelock knows
-	probing  int                 // size probes under way
+	flocks    *filelock.Graph
+	ticket    uint64
+	lockFiles []*inode            // those with a table of file locks
+	flocking  map[uint64]*request // parked Setlk by the handle that filelock knows
+	probing   int                 // size probes under way
 
 	reclaimed   []*inode // reconnect: with caps that clients said they have
 	window      int64    // reconnect: end of the window, 0: not in it

@@ -189,3 +189,53 @@ func TestSameSeedSameTrace(t *testing.T) {
 		}
 	}
 }
+
+// That a directory is gone is news like any other: B must not hear of A's rmdir before it is
+// durable.
+func TestNoEntOfARemovedDirectoryWaits(t *testing.T) {
+	w := newWorld(t, 11)
+	a, b := w.client(), w.client()
+	d := a.mkdir(root, "d")
+	f := b.create(root, "f")
+	b.lookup(root, "d")
+	w.quiet()
+	w.hold = true
+	a.must(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"})
+	t1 := b.ask(&wire.Request{Op: wire.OpCreate, Ino: d, Name: "x", Mode: 0o644, OpenFlags: oEXCL})
+	t2 := b.ask(&wire.Request{Op: wire.OpLink, Ino: d, Name: "y", Other: f})
+	w.quiet()
+	if b.replies[t1] != nil || b.replies[t2] != nil {
+		t.Fatal("B heard of a removal that a crash takes back")
+	}
+	w.hold = false
+	if e := b.wait(t1).Errno; e != uint32(eNOENT) {
+		t.Fatal(e)
+	}
+}
+
+// A moves x out of y, then B moves y into x: B's move rests on A's, else its resend finds x
+// below y.
+func TestMoveOfADirectoryRestsOnThePathAbove(t *testing.T) {
+	w := newWorld(t, 12)
+	a, b := w.client(), w.client()
+	y := a.mkdir(root, "y")
+	x := a.mkdir(y, "x")
+	z := a.mkdir(x, "z")
+	for _, c := range []*client{a, b} {
+		c.lookup(root, "y")
+		c.lookup(y, "x")
+		c.lookup(x, "z")
+	}
+	w.quiet()
+	w.hold = true
+	a.must(&wire.Request{Op: wire.OpRename, Ino: y, Name: "x", NewDir: root, NewName: "x"})
+	tid := b.ask(&wire.Request{Op: wire.OpRename, Ino: root, Name: "y", NewDir: z, NewName: "y"})
+	w.quiet()
+	if b.replies[tid] != nil {
+		t.Fatal("B was answered although A's move is not durable")
+	}
+	w.hold = false
+	if rep := b.wait(tid); rep.Errno != 0 {
+		t.Fatal(rep.Errno)
+	}
+}

@@ -186,6 +186,12 @@ func (r *Rank) onBlocklisted(inst wire.Instance, e wire.Epoch) {
 	if s == nil || s.state != sessEvicting || s.instance != inst {
 		return
 	}
+	// What has no barrier of its own is given behind this: file locks (K1).
+	for _, o := range r.order {
+		if o.alive() {
+			r.send(o, 0, 0, &wire.RenewAck{Barrier: r.barrier})
+		}
+	}
 	pos := r.submitClose(s)
 	r.whenDurable(pos, func() { r.evicted(s, pos) })
 }

@@ -133,3 +133,66 @@ func TestSystemDirectoriesAreNotForClients(t *testing.T) {
 		t.Fatalf("the parent of a removed directory is %v", rep.Target.Ino)
 	}
 }
+
+// File locks end with their session also where it gave its cap away.
+func TestLocksWithoutACapEndWithTheSession(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", 0)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	l := wire.FileLock{Type: wire.LockWrite, Owner: 1, End: 9, Wait: true}
+	c1.must(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: l})
+	k := c1.caps[ino]
+	delete(c1.caps, ino)
+	c1.send(0, &wire.CapRelease{Caps: []wire.ReleasedCap{{Ino: ino, CapID: k.id, Mseq: k.mseq, IssueSeq: k.seq}}})
+	tid := c2.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: l})
+	if c2.reply[tid] != nil {
+		t.Fatal("granted to both")
+	}
+	c1.send(0, &wire.SessionClose{})
+	if c2.reply[tid] == nil {
+		t.Fatal("the lock outlives its session")
+	}
+}
+
+// K1: who is given the file lock of a fenced client has heard of the fence before.
+func TestFileLockGrantsComeBehindTheBarrier(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", 0)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	l := wire.FileLock{Type: wire.LockWrite, Owner: 1, End: 9, Wait: true}
+	c1.must(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: l})
+	tid := c2.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: l})
+	c1.send(0, &wire.Reconnect{Instance: c1.inst, Last: true}) // it lost the thread: evicted
+	if c2.reply[tid] == nil || c2.barrier < w.fenced[c1.inst] || w.fenced[c1.inst] == 0 {
+		t.Fatalf("granted %v under barrier %d, fenced in %d", c2.reply[tid], c2.barrier, w.fenced[c1.inst])
+	}
+}
+
+// Names that were looked up and are not there do not fill the cache for ever.
+func TestAbsentNamesAreForgotten(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	d := c1.must(wire.Request{Op: wire.OpMkdir, Ino: wire.RootIno, Name: "d", Mode: 0o755}).Target.Ino
+	c1.must(wire.Request{Op: wire.OpCreate, Ino: d, Name: "x"})
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "d"})
+	c1.quiet, c2.quiet = true, true
+	before := w.r.numDentries
+	in := w.r.inodes[d]
+	rec := in.ledger.Get(uint64(c2.key))
+	rec.Seize(caps.FileShared) // without Fs it gets leases
+	c2.caps[d].bits &^= caps.FileShared
+	w.r.cfg.Check = false
+	for i := 0; i < maxLeases+2000; i++ {
+		rec.Seize(caps.FileShared)
+		c2.call(wire.Request{Op: wire.OpLookup, Ino: d, Name: strayName(wire.Ino(i))})
+	}
+	if n := w.r.numDentries - before; n > maxLeases+10 || n < maxLeases-10 {
+		t.Fatalf("%d dentries more, %d leases", n, w.r.sessions[c2.key].live.leases.n)
+	}
+	c2.send(0, &wire.SessionClose{})
+	if n := w.r.numDentries - before; n > 10 {
+		t.Fatalf("%d dentries are left", n)
+	}
+}

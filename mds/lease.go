@@ -26,7 +26,17 @@ type leaseRec struct {
 // leaseList is the leases of a session, oldest first.
 type leaseList struct {
 	head, tail *leaseRec
-	n          int
+	n, asked   int
+}
+
+// oldest is the one that was given first and is not asked back yet.
+func (l *leaseList) oldest() *leaseRec {
+	for x := l.head; x != nil; x = x.next {
+		if x.asked == 0 {
+			return x
+		}
+	}
+	return nil
 }
 
 func (l *leaseList) add(x *leaseRec) {
@@ -53,6 +63,9 @@ func (l *leaseList) remove(x *leaseRec) {
 	}
 	x.prev, x.next = nil, nil
 	l.n--
+	if x.asked != 0 {
+		l.asked--
+	}
 }
 
 func (d *dentry) leaseOf(s *session) (int, *leaseRec) {
@@ -83,6 +96,9 @@ func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
 		dn.leases = slices.Insert(dn.leases, i, l)
 		s.live.leases.add(l)
 		r.engine.Changed(dn)
+		if s.live.leases.n-s.live.leases.asked > maxLeases {
+			r.askLease(s.live.leases.oldest())
+		}
 	}
 	l.seq = r.leaseSeq
 	out := &wire.Lease{Dir: dn.dir.in.rec.Ino, Name: dn.name, Seq: l.seq}
@@ -103,6 +119,9 @@ func (r *Rank) dropLease(l *leaseRec) {
 	}
 	l.sess.live.leases.remove(l)
 	r.engine.Changed(l.dn)
+	if l.dn.kind == dnNull {
+		r.noteIdle(l.dn) // nothing else may hold it any more
+	}
 }
 
 // reissueDentry asks back the leases that the row of dn no longer allows.
@@ -111,11 +130,23 @@ func (r *Rank) reissueDentry(dn *dentry) {
 		if l.asked != 0 || locker.Allowed(dn, l.sess.client())&locker.Lease != 0 {
 			continue
 		}
-		l.asked = r.now
-		r.send(l.sess, 0, 0, &wire.LeaseRevoke{Dir: dn.dir.in.rec.Ino, Name: dn.name, Seq: l.seq})
-		r.first = append(r.first, ask{lease: l, since: r.now})
+		r.askLease(l)
 	}
 }
+
+// askLease asks one back.
+func (r *Rank) askLease(l *leaseRec) {
+	if l == nil {
+		return
+	}
+	l.asked = r.now
+	l.sess.live.leases.asked++
+	r.send(l.sess, 0, 0, &wire.LeaseRevoke{Dir: l.dn.dir.in.rec.Ino, Name: l.dn.name, Seq: l.seq})
+	r.first = append(r.first, ask{lease: l, since: r.now})
+}
+
+// maxLeases bounds the names that one session keeps in the cache, absent ones above all.
+const maxLeases = 10_000
 
 // onLeaseAck ends a lease, unless the client speaks of an earlier one.
 func (r *Rank) onLeaseAck(s *session, m *wire.LeaseAck) {

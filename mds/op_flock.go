@@ -1,6 +1,8 @@
 package mds
 
 import (
+	"slices"
+
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/mds/filelock"
 	"github.com/capstan-fs/capstan/wire"
@@ -34,7 +36,7 @@ var opSetlk = opDesc{
 		in := q.in
 		fs := in.fileState()
 		if fs.locks == nil {
-			fs.locks = r.flocks.NewTable()
+			r.newLockTable(in)
 		}
 		if q.Lock.Type == wire.LockUnlock {
 			r.grantFileLocks(in, fs.locks.Unlock(q.Lock, q.sess.client()), 0)
@@ -111,40 +113,66 @@ func (r *Rank) grantFileLocks(in *inode, woken []filelock.Waiter, after journal.
 func (r *Rank) tidyFileLocks(in *inode) {
 	if in.file != nil && in.file.locks != nil && in.file.locks.Empty() {
 		in.file.locks = nil
+		if i := slices.Index(r.lockFiles, in); i >= 0 {
+			last := len(r.lockFiles) - 1
+			r.lockFiles[i], r.lockFiles[last] = r.lockFiles[last], nil
+			r.lockFiles = r.lockFiles[:last]
+		}
 		r.used(in)
+		r.noteStray(in)
 	}
+}
+
+func (r *Rank) newLockTable(in *inode) {
+	in.file.locks = r.flocks.NewTable()
+	r.lockFiles = append(r.lockFiles, in)
 }
 
 // onLockCancel takes a waiting request back, or undoes the grant that crossed the cancel.
 func (r *Rank) onLockCancel(s *session, m *wire.LockCancel) {
-	in := r.inodes[m.Ino]
-	if in == nil || in.file == nil || in.file.locks == nil {
-		return
+	if r.replay != nil { // it has not begun yet
+		r.replay.held = slices.DeleteFunc(r.replay.held, func(h heldMsg) bool { return h.s == s && r.cancelled(s, m, h.m) })
+		s.live.claims = slices.DeleteFunc(s.live.claims, func(c wire.ReconnectLock) bool {
+			return c.Waiting && r.cancelled(s, m, &wire.Request{Op: wire.OpSetlk, Tid: c.Tid})
+		})
 	}
 	for _, q := range s.parked {
-		if q.Tid != m.Tid || q.Op != wire.OpSetlk {
+		if !r.cancelled(s, m, q.Request) {
 			continue
 		}
-		_, queued, woken := in.file.locks.Cancel(s.client(), q.set.Owner.Req)
-		delete(r.flocking, q.set.Owner.Req)
-		r.send(s, 0, uint64(q.Tid), &wire.Reply{Tid: q.Tid, Errno: uint32(eINTR)})
+		in, id := q.in, q.set.Owner.Req
+		queued := r.flocking[id] == q // else it waits for the inode, or for iflock
+		delete(r.flocking, id)
 		r.finish(q)
 		if queued {
+			_, _, woken := in.file.locks.Cancel(s.client(), id)
 			r.grantFileLocks(in, woken, 0)
+			r.tidyFileLocks(in)
 		}
-		r.tidyFileLocks(in)
+		return
+	}
+	in := r.inodes[m.Ino]
+	if in == nil || in.file == nil || in.file.locks == nil {
 		return
 	}
 	r.grantFileLocks(in, in.file.locks.Unlock(m.Lock, s.client()), 0)
 	r.tidyFileLocks(in)
 }
 
+// cancelled reports whether q is what m takes back, and answers it then.
+func (r *Rank) cancelled(s *session, m *wire.LockCancel, q *wire.Request) bool {
+	if q.Tid != m.Tid || q.Op != wire.OpSetlk {
+		return false
+	}
+	r.send(s, 0, uint64(q.Tid), &wire.Reply{Tid: q.Tid, Errno: uint32(eINTR)})
+	return true
+}
+
 // dropFileLocks forgets what a session holds and awaits. A dead one's are given on only
 // behind the position that ends it, which follows its fence.
 func (r *Rank) dropFileLocks(s *session, after journal.Pos) {
-	for rec := s.caps.First(); rec != nil; rec = rec.Next() {
-		in := r.inodes[wire.Ino(rec.Ino)]
-		if in == nil || in.file == nil || in.file.locks == nil || !in.file.locks.Holds(s.client()) {
+	for _, in := range slices.Clone(r.lockFiles) { // also where it has no cap any more
+		if in.file.locks == nil || !in.file.locks.Holds(s.client()) {
 			continue
 		}
 		woken, dropped := in.file.locks.DropClient(s.client())

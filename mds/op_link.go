@@ -12,6 +12,7 @@ var opLink = opDesc{
 			return e
 		}
 		if d.in.isStray() {
+			q.restOn(&d.in.rest) // so is the removal, if it is another's
 			return eNOENT
 		}
 		in, e := r.inodeOf(q, q.Other)
@@ -52,7 +53,7 @@ var opLink = opDesc{
 		switch {
 		case in.purging:
 			return eNOENT
-		case in.rec.Nlink >= wire.MaxLink:
+		case in.rec.Nlink >= wire.MaxLink || in.backBytes() > maxBacks:
 			return eMLINK
 		}
 		ent := r.newEntry()
@@ -90,4 +91,14 @@ var opLink = opDesc{
 		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess)})
 		return ok
 	},
+}
+
+// maxBacks bounds the back-pointers of one inode, for its record must fit into an entry.
+const maxBacks = 1 << 20
+
+func (in *inode) backBytes() (n int) {
+	for i := range in.rec.Backs {
+		n += 16 + len(in.rec.Backs[i].Name)
+	}
+	return n
 }

@@ -64,6 +64,11 @@ var opRename = opDesc{
 		if dst.dir.in.isStray() {
 			return eNOENT
 		}
+		if in.isDir() || old != nil && old.isDir() {
+			// That nothing moves below itself rests on where the directories above are.
+			q.restOnPath(dst.dir.in)
+			q.restOnPath(src.dir.in)
+		}
 		exchange := q.RenameFlags&wire.RenameExchange != 0
 		if old != nil {
 			q.restOn(&old.rest)
@@ -102,6 +107,9 @@ var opRename = opDesc{
 		if old == in { // two names of one inode, or the same name twice: nothing happens
 			r.replyNoChange(q)
 			return ok
+		}
+		if in.backBytes() > maxBacks+1<<19 || old != nil && exchange && old.backBytes() > maxBacks+1<<19 {
+			return eMLINK // short names that become long ones
 		}
 		ent := r.newEntry()
 		ent.by(q.sess, q.Tid, in.ino(), q.rest)
@@ -195,6 +203,13 @@ func (r *Rank) count(d *dir, in *inode, by int) {
 	d.hdr.Entries += uint64(by)
 	if in.isDir() {
 		d.hdr.Subdirs += uint64(by)
+	}
+}
+
+// restOnPath makes the answer wait for what others did to the names above in.
+func (q *request) restOnPath(in *inode) {
+	for ; in != nil && in.home != nil; in = in.parent() {
+		q.restOn(&in.home.stamp)
 	}
 }
 

@@ -308,7 +308,7 @@ func (r *Rank) reclaimLocks() {
 			}
 			fs := in.fileState()
 			if fs.locks == nil {
-				fs.locks = r.flocks.NewTable()
+				r.newLockTable(in)
 				files = append(files, in)
 			}
 			if c.Waiting {
