@@ -179,6 +179,9 @@ func (l *Leader) decideOut() {
 	}
 	for _, id := range m.OSDIDs() {
 		o, life := m.OSDs[id], l.osds[id]
+		if life != nil && life.heardAt > life.downAt && l.now-life.heardAt < l.set.OSDSilence {
+			continue // its boot is under way: this would come after it, and nothing would take it back
+		}
 		if !o.Up && o.In && life != nil && life.downAt != 0 && l.now-life.downAt >= l.set.OutAfter {
 			l.decideOnce(fmt.Sprintf("out osd.%d", id), &OSDPlace{ID: id, In: false, Reweight: o.Reweight})
 		}

@@ -492,3 +492,23 @@ func TestRandomLifeOfALeader(t *testing.T) {
 		}
 	}
 }
+
+// Found by sim/osdsim, seed 9: an OSD that was down for long booted, and "out" was proposed
+// while its boot was on its way through raft. The boot put it in, the decision that came
+// behind it took it out, and nothing would ever have put it in again.
+func TestAnOSDWhoseBootIsUnderWayIsNotTakenOut(t *testing.T) {
+	g := running(t)
+	g.pass(30*second, 0, 1)
+	if g.s.OSD.OSDs[2].Up {
+		t.Fatal("osd.2 is up")
+	}
+	g.pass(g.l.osds[2].downAt+g.l.set.OutAfter-second-g.now, 0, 1)
+	g.held = true
+	g.boot(2, 3, 9)
+	g.pass(2*second, 0, 1)
+	g.held = false
+	g.commit()
+	if o := g.s.OSD.OSDs[2]; !o.Up || !o.In {
+		t.Errorf("after its boot: up=%v in=%v\n%s", o.Up, o.In, strings.Join(g.log, "\n"))
+	}
+}

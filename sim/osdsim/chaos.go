@@ -4,11 +4,12 @@ import (
 	"slices"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/mon"
 	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/wire"
 )
 
-// Things that may go wrong. Each seed draws how often each does: swarms of few kinds find what
-// an even mixture drowns.
+// Things that may go wrong; plan.go says how often.
 const (
 	bCrash = iota
 	bPower
@@ -20,30 +21,23 @@ const (
 	bSuspect
 	bFence
 	bDeaf
+	bLeader
+	bPlace
+	bHalf
 	bads
 )
-
-func (w *World) drawSwarm() {
-	for i := range w.weight {
-		if w.dice(0.6) {
-			w.weight[i] = w.rng.IntN(10)
-		}
-	}
-	w.weight[bPower] /= 4
-	w.weight[w.rng.IntN(bads)] += 3
-	w.calm = []int64{700 * ms, 2 * second, 4 * second}[w.rng.IntN(3)]
-	w.killAtFix = w.dice(0.3)
-	w.killAtRepl = []float64{0, 0, 0.004, 0.02}[w.rng.IntN(4)]
-	w.cutAtAdd = w.dice(0.3)
-}
 
 // chaos does one bad thing and comes back.
 func (w *World) chaos() {
 	if w.healed || w.err != nil {
 		return
 	}
+	if len(w.mon.M.PGs) == 0 {
+		w.after(second, w.chaos)
+		return
+	}
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	if pg := w.mon.M.PGs[sortedPGs(w.mon.M)[w.rng.IntN(len(w.mon.M.PGs))]]; pg.Primary >= 0 && w.dice(0.4) {
+	if pg := w.mon.M.PGs[w.mon.M.PGIDs()[w.rng.IntN(len(w.mon.M.PGs))]]; pg.Primary >= 0 && w.dice(0.5) {
 		n = w.nodes[pg.Primary]
 	}
 	total := 0
@@ -56,29 +50,27 @@ func (w *World) chaos() {
 	}
 	switch what {
 	case bCrash:
-		w.crashFor(n, w.between(100*ms, 9*second))
+		w.crashFor(n, w.away())
 	case bPower:
 		for _, x := range w.nodes {
 			w.crashFor(x, w.between(100*ms, 6*second))
 		}
 	case bDisk:
+		// The monitors hear of it when they miss the OSD, or from its next life.
 		if w.mayLose(n) {
 			w.log("osd.%d loses its disk", n.id)
 			n.crash()
 			n.store = osd.NewMemStore(w.uuid())
-			if w.mon.IgnoresUUID {
-				w.revive(n, w.between(50*ms, second/2))
-				break
-			}
-			w.mon.Down(n.id) // at once: were all others dropped first, the last copy would be gone
-			w.revive(n, w.between(50*ms, 6*second))
+			w.revive(n, w.away())
 		}
 	case bFreeze:
 		if n.core != nil {
 			d := w.between(50*ms, 6*second)
+			if w.dice(0.5) { // about as long as a lease
+				d = w.between(1500*ms, 2500*ms)
+			}
 			w.log("osd.%d is frozen for %d ms", n.id, d/ms)
 			n.paused = max(n.paused, w.now+d)
-			w.suspect(n, d)
 			w.after(n.paused-w.now, n.thaw)
 		}
 	case bCut: // one direction between two OSDs
@@ -92,9 +84,6 @@ func (w *World) chaos() {
 		side := map[int]bool{-1: true}
 		for _, x := range w.nodes {
 			side[int(x.id)] = w.dice(0.5)
-			if !side[int(x.id)] {
-				w.suspect(x, d)
-			}
 		}
 		for a := -1; a < len(w.nodes); a++ {
 			for b := -1; b < len(w.nodes); b++ {
@@ -127,8 +116,57 @@ func (w *World) chaos() {
 			links = append(links, [2]int{int(x.id), 100 + c.num})
 		}
 		w.cutFor(w.between(500*ms, 8*second), links...)
+	case bLeader:
+		w.mon.depose(w.between(10*ms, 2*second))
+	case bPlace: // its share goes to others, or comes back
+		if o, ok := w.mon.M.OSDs[n.id]; ok {
+			w.mon.now(&mon.OSDPlace{ID: n.id, In: !o.In, Reweight: o.Reweight})
+		}
+	case bHalf: // from the monitors and all OSDs but one, which hears of it late
+		for _, pg := range w.mon.M.PGIDs() {
+			if p := w.mon.M.PGs[pg].Primary; p >= 0 {
+				n = w.nodes[p]
+			}
+		}
+		var friends []*node
+		for _, x := range w.nodes {
+			if x != n {
+				friends = append(friends, x)
+			}
+		}
+		friend := friends[w.rng.IntN(len(friends))]
+		d := w.between(2*second, 5*second)
+		w.log("osd.%d has nobody but osd.%d", n.id, friend.id)
+		var links [][2]int
+		for x := -1; x < len(w.nodes); x++ {
+			if x != int(n.id) && x != int(friend.id) {
+				links = append(links, [2]int{int(n.id), x}, [2]int{x, int(n.id)})
+			}
+		}
+		w.cutFor(d, links...)
 	}
 	w.after(w.between(50*ms, w.calm), w.chaos)
+}
+
+// away is for how long somebody stays away who crashed.
+func (w *World) away() int64 { return w.between(w.awayMin, w.awayMax) }
+
+// onChange cuts a primary off from the monitors at the moment when somebody returns who comes
+// before it in the up set, and was dropped: it will be filled and added by a successor.
+func (w *World) onChange(old, now *clustermap.OSDMap) {
+	if w.healed || w.cutAtBoot == 0 {
+		return
+	}
+	for _, pg := range now.PGIDs() {
+		c := now.PGs[pg]
+		first := now.Wanted(pg)[0]
+		mb := clustermap.Member{ID: first, UUID: now.OSDs[first].UUID}
+		if c.Primary != wire.NoOSD && c.Primary != first && !c.Has(mb) && now.OSDs[first].Up && !old.OSDs[first].Up && w.dice(w.cutAtBoot) {
+			p := w.nodes[c.Primary]
+			w.log("osd.%d loses the monitors as osd.%d returns", p.id, first)
+			w.cutFor(w.between(3*second, 6*second), [2]int{int(p.id), -1}, [2]int{-1, int(p.id)})
+		}
+	}
 }
 
 // isolate cuts n off from everybody but clients: its words (how 1), what it hears (0), or both.
@@ -146,15 +184,19 @@ func (w *World) isolate(n *node, d int64, how int) {
 		}
 	}
 	w.cutFor(d, links...)
-	w.suspect(n, d)
 }
 
+// thaw takes what arrived meanwhile, by and large in order: a process that wakes may read its
+// sockets in any, clients before peers and monitors too.
 func (n *node) thaw() {
 	if n.paused > n.w.now {
 		return
 	}
 	in := n.inbox
 	n.inbox = nil
+	if n.w.dice(0.5) {
+		n.w.rng.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+	}
 	for _, f := range in {
 		n.do(f)
 	}
@@ -171,24 +213,11 @@ func (w *World) crashFor(n *node, d int64) {
 
 func (w *World) revive(n *node, d int64) {
 	life := n.life
-	w.suspect(n, d)
 	w.after(d, func() {
 		if n.core == nil && n.life == life {
 			n.start()
 		}
 	})
-}
-
-// suspect marks n down if it stays away for long enough.
-func (w *World) suspect(n *node, away int64) {
-	if grace := w.between(100*ms, []int64{second, 4 * second}[w.rng.IntN(2)]); away > grace {
-		w.after(grace, func() {
-			if !w.healed {
-				w.log("monitors mark osd.%d down", n.id)
-				w.mon.Down(n.id)
-			}
-		})
-	}
 }
 
 func (w *World) cutFor(d int64, links ...[2]int) {
@@ -225,6 +254,14 @@ func (w *World) heal() {
 	w.log("the faults are over")
 	w.healed, w.loss = true, 0
 	clear(w.cut)
+	if w.mon.leader == nil {
+		w.mon.elect(false)
+	}
+	for _, id := range w.mon.M.OSDIDs() {
+		if o := w.mon.M.OSDs[id]; !o.In {
+			w.mon.now(&mon.OSDPlace{ID: id, In: true, Reweight: o.Reweight})
+		}
+	}
 	for _, c := range w.clients {
 		c.stop = true
 	}

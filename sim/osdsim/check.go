@@ -3,11 +3,10 @@ package osdsim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
-	"github.com/anishathalye/porcupine"
-
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -33,6 +32,35 @@ func (w *World) logged(pg wire.PGID, h *wire.LogEntry) {
 func (w *World) committed(pg wire.PGID, h *wire.LogEntry) {
 	if why, ok := w.fenced[versionKey{pg, h.Version}]; ok {
 		w.fail("I6: pg %v: %v, tid %d of %v, is committed: %s", pg, h.Version, h.Tid, h.Client, why)
+	}
+	if w.watch[pg].Less(h.Version) {
+		w.watch[pg] = h.Version
+	}
+}
+
+// mustHave is I1, looked at whenever a map changes and, through a map's many changes, often:
+// every member of S whose store is intact has the newest committed version in its log, or
+// had it and trimmed it.
+func (w *World) mustHave(m *clustermap.OSDMap) {
+	for pg, v := range w.watch {
+		intact := false
+		for _, mb := range m.PGs[pg].InSync {
+			n := w.nodes[mb.ID]
+			if n.store.UUID() != mb.UUID {
+				continue
+			}
+			intact = true
+			l := n.store.Log(pg)
+			if l.Tail.Less(v) && !slices.ContainsFunc(l.Recs, func(r osd.LogRec) bool { return r.Version == v }) {
+				w.fail("I1: pg %v: osd.%d is in S of interval %d and lacks %v, which was committed (log %v +%d)", pg, mb.ID, m.PGs[pg].Interval, v, l.Tail, len(l.Recs))
+			}
+		}
+		if !intact {
+			// The monitors had not heard of a lost disk when they dropped the rest: rule M3 reports
+			// this PG as lost, and it is.
+			w.log("pg %v is lost: %v", pg, members(m.PGs[pg].InSync))
+			w.lost = true
+		}
 	}
 }
 
@@ -71,6 +99,9 @@ func (w *World) unsettled() string {
 	for _, n := range w.nodes {
 		if n.core == nil || n.store.Pending() > 0 {
 			return fmt.Sprintf("osd.%d is not idle", n.id)
+		}
+		if n.m == nil {
+			return fmt.Sprintf("osd.%d has no map", n.id)
 		}
 		for _, s := range n.core.Query(n.clock()) {
 			if s.Role == "primary" && (!s.Active || s.Uncommitted > 0 || s.Parked > 0) || n.m.Epoch != w.mon.M.Epoch {
@@ -140,82 +171,4 @@ func content(s *osd.MemStore, pg wire.PGID, name string) []byte {
 	b := make([]byte, st.Size)
 	s.Read(pg, name, 0, b)
 	return b
-}
-
-// state of an object in the model: "" absent, else "=" and its bytes.
-var model = porcupine.Model{
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		by := make([][]porcupine.Operation, objects)
-		for _, op := range history {
-			i := op.Input.(*record).obj[1] - '0'
-			by[i] = append(by[i], op)
-		}
-		return by
-	},
-	Init: func() any { return "" },
-	Step: func(state, in, _ any) (bool, any) {
-		s, r := state.(string), in.(*record)
-		exists := s != ""
-		ok := func(errno uint32, next string) (bool, any) {
-			if r.done && r.errno != errno {
-				return false, s
-			}
-			return true, next
-		}
-		switch r.kind {
-		case kRead:
-			if !r.done {
-				return true, s
-			}
-			if !exists {
-				return r.errno == 2, s
-			}
-			return r.errno == 0 && s == "="+r.out, s
-		case kAppend:
-			if !exists {
-				s = "="
-			}
-			return ok(0, s+r.token)
-		case kWrite:
-			return ok(0, "="+r.token)
-		case kRemove:
-			if !exists {
-				return ok(2, s)
-			}
-			return ok(0, "")
-		default:
-			if exists {
-				return ok(17, s)
-			}
-			return ok(0, "="+r.token)
-		}
-	},
-	Equal: func(a, b any) bool { return a.(string) == b.(string) },
-}
-
-func (w *World) linearizable() {
-	var h []porcupine.Operation
-	for i, r := range w.history {
-		ret := r.ret
-		if !r.done {
-			if r.kind == kRead {
-				continue
-			}
-			ret = 1 << 62 // of a fenced client: it may have taken effect, or not
-		}
-		h = append(h, porcupine.Operation{ClientId: i, Input: r, Call: r.call, Return: ret})
-	}
-	for i, part := range model.Partition(h) {
-		res := porcupine.CheckOperationsTimeout(model, part, 20*time.Second)
-		if res != porcupine.Ok {
-			var b strings.Builder
-			if w.opt.Verbose != nil {
-				for _, op := range part {
-					fmt.Fprintf(&b, "\n%v", op.Input)
-				}
-			}
-			w.fail("I4: the history of o%d is not linearizable (%v)%s", i, res, b.String())
-			return
-		}
-	}
 }

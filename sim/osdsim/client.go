@@ -18,7 +18,11 @@ type client struct {
 	open []*clientOp // by tid
 	dead bool        // told that it is fenced
 	stop bool
-	slow int64 // longest time that a map takes to it
+	slow int64  // longest time that a map takes to it
+	mix  [5]int // of kinds
+	lag  int64  // not 0: every map takes exactly so long to it
+	many bool   // does not wait for answers before it asks on
+	pace int64  // longest rest between two operations, mostly
 }
 
 type clientOp struct {
@@ -59,12 +63,19 @@ func (r *record) String() string {
 	return fmt.Sprintf("[%.4f,%.4f] c%d %s %s %q -> errno %d %q done=%v", float64(r.call)/1e9, float64(r.ret)/1e9, r.client, kindNames[r.kind], r.obj, r.token, r.errno, r.out, r.done)
 }
 
-const objects = 5
+const maxObjects = 8
 
 func (w *World) addClient(i int) *client {
 	w.nonce++
 	c := &client{w: w, num: len(w.clients), inst: wire.Instance{Kind: wire.KindClient, Num: uint32(i), Nonce: w.nonce}, m: w.mon.M,
-		slow: []int64{5 * ms, 400 * ms, 6 * second}[w.rng.IntN(3)]}
+		slow: []int64{5 * ms, 400 * ms, 6 * second}[w.rng.IntN(3)], mix: w.mix, pace: w.pace}
+	if w.readers && i < 99 {
+		if i%2 == 0 {
+			c.slow, c.pace = 5*ms, 250*ms
+		} else {
+			c.mix, c.slow, c.lag, c.many, c.pace = [5]int{10}, 6*second, w.between(2*second, 4*second), true, 80*ms
+		}
+	}
 	w.clients = append(w.clients, c)
 	for range 1 + w.rng.IntN(3) {
 		w.after(w.between(0, 100*ms), c.think)
@@ -78,17 +89,25 @@ func (c *client) think() {
 	if c.dead || c.stop {
 		return
 	}
-	r := &record{client: c.num, kind: kind(w.rng.IntN(5)), obj: fmt.Sprintf("o%d", w.rng.IntN(objects))}
-	if w.dice(0.3) {
-		r.kind = kRead
+	r := &record{client: c.num, obj: fmt.Sprintf("o%d", w.rng.IntN(w.objects))}
+	total := 0
+	for _, k := range c.mix {
+		total += k
 	}
-	if r.kind == kRemove && w.dice(0.6) {
-		r.kind = kAppend
+	for d := w.rng.IntN(total); d >= c.mix[r.kind]; r.kind++ {
+		d -= c.mix[r.kind]
 	}
 	r.token = fmt.Sprintf("<%d.%d>", c.num, c.tid+1)
-	d := w.between(5*ms, 400*ms)
+	d := w.between(5*ms, c.pace)
 	if w.dice(0.1) {
-		d = w.between(0, 4*second)
+		d = w.between(0, w.rest)
+	}
+	if c.many { // reads park at a primary that cannot commit, one object after the other
+		if len(c.open) < 40 {
+			c.begin(r, func() {})
+		}
+		w.after(d, c.think)
+		return
 	}
 	c.begin(r, func() { w.after(d, c.think) })
 }
@@ -203,8 +222,8 @@ func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
 func (w *World) finalReads(then func()) {
 	c := w.addClient(99)
 	c.stop = true
-	left := objects
-	for i := range objects {
+	left := w.objects
+	for i := range w.objects {
 		c.begin(&record{client: c.num, kind: kRead, obj: fmt.Sprintf("o%d", i)}, func() {
 			if left--; left == 0 {
 				then()

@@ -1,207 +1,244 @@
 package osdsim
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/capstan-fs/capstan/clustermap"
-	"github.com/capstan-fs/capstan/osd"
+	"github.com/capstan-fs/capstan/mon"
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// Mon is a model of what the monitors decide about PGs: rules M1–M4 and M6, one value, no Raft.
+// MonFault switches a rule of the monitors off.
+type MonFault uint32
+
+// Seeded faults of monitors. The core has no switches: each is acted out by showing it maps in
+// which the rule has nothing to object to.
+const (
+	MonIgnoresUUID     MonFault = 1 << iota // M4, R1: a boot with another store is taken for the old one
+	MonIgnoresInterval                      // M1: a proposal fits any interval
+	MonDropsLast                            // M3: whoever is up goes on with what it happens to have
+	MonDropsTooMany                         // M5: members that are down are dropped however many they are
+)
+
+// Mon is the monitors: the real core (mon.State, mon.Leader) with raft as a queue that takes a
+// while. A change of leader forgets what the old one knew; what it had proposed may still be
+// decided, without anybody being told.
 type Mon struct {
-	M       *clustermap.OSDMap
-	Changed func(old, new *clustermap.OSDMap) // sees every epoch
-
-	// Seeded faults.
-	IgnoresUUID  bool // M4 broken: a boot with another store is taken for the old one
-	IgnoresEpoch bool // M1 broken: the proposal's interval is not looked at
+	w      *World
+	M      *clustermap.OSDMap // State.OSD
+	state  mon.State
+	leader *mon.Leader // nil: an election
+	term   uint64
+	set    mon.Settings
+	raftAt int64
+	faults MonFault
 }
 
-// NewMon makes a cluster of one pool whose PGs come to life when n OSDs have booted.
-func NewMon(cluster wire.UUID, pgs uint32, size, minSize int) *Mon {
-	return &Mon{M: &clustermap.OSDMap{Epoch: 1, Cluster: cluster,
-		Pools:     map[uint32]clustermap.Pool{1: {ID: 1, Name: "sim", Size: size, MinSize: minSize, PGNum: pgs}},
-		OSDs:      map[wire.OSDID]clustermap.OSD{},
-		PGs:       map[wire.PGID]clustermap.PGConfig{},
-		Blocklist: map[wire.Instance]clustermap.BlockEntry{}}}
-}
+const leaderTick = 100 * ms
 
-// UpSet is the model's placement: ids in turn, beginning at the PG's number.
-func UpSet(m *clustermap.OSDMap, pg wire.PGID) []wire.OSDID {
-	ids := slices.Sorted(maps.Keys(m.OSDs))
-	var up []wire.OSDID
-	for i := range ids {
-		if id := ids[(i+int(pg.Num))%len(ids)]; m.OSDs[id].Up && len(up) < m.Pools[pg.Pool].Size {
-			up = append(up, id)
-		}
+// newMon makes a cluster of one pool whose PGs come to life when size OSDs have booted.
+func newMon(w *World, pgs uint32, size, minSize int) *Mon {
+	s, err := mon.Empty().Apply(&mon.Bootstrap{Cluster: wire.UUID{1}, Size: size, MinSize: minSize, MetaPGs: pgs, DataPGs: 1})
+	if err != nil {
+		panic(err)
 	}
-	return up
+	one := s.OSD.Clone()
+	delete(one.Pools, mon.DataPool) // a second pool only costs time
+	s.OSD = one.Seal()
+	m := &Mon{w: w, state: s, M: s.OSD, set: w.set}
+	m.elect(true)
+	m.tick()
+	return m
 }
 
-func (m *Mon) change(f func(n *clustermap.OSDMap)) {
-	n := *m.M
-	n.Epoch++
-	n.OSDs, n.PGs, n.Blocklist = maps.Clone(n.OSDs), maps.Clone(n.PGs), maps.Clone(n.Blocklist)
-	f(&n)
-	old := m.M
-	m.M = &n
-	if m.Changed != nil {
-		m.Changed(old, &n)
-	}
+// elect makes a new leader.
+func (m *Mon) elect(fresh bool) {
+	m.term++
+	m.leader = mon.NewLeader(m.set, m.w.now, m.state, fresh)
 }
 
-// Make creates the PGs over the OSDs that are up.
-func (m *Mon) Make() {
-	m.change(func(n *clustermap.OSDMap) {
-		for _, p := range n.Pools {
-			for i := range p.PGNum {
-				id := wire.PGID{Pool: p.ID, Num: i}
-				c := clustermap.PGConfig{Interval: 1}
-				for _, o := range UpSet(n, id) {
-					c.InSync = append(c.InSync, clustermap.Member{ID: o, UUID: n.OSDs[o].UUID})
-				}
-				c.Primary = c.InSync[0].ID
-				n.PGs[id] = c
-			}
+// depose ends the present one's time; another begins d later.
+func (m *Mon) depose(d int64) {
+	m.w.log("the leader of term %d is gone", m.term)
+	m.leader = nil
+	m.term++
+	term := m.term
+	m.w.after(d, func() {
+		if m.term == term {
+			m.elect(false)
 		}
 	})
 }
 
-// reconfigure gives a PG its next interval with S (M2).
-func reconfigure(n *clustermap.OSDMap, id wire.PGID, s, learners []clustermap.Member) {
-	old := n.PGs[id]
-	up := func(mb clustermap.Member) bool {
-		return n.OSDs[mb.ID].Up && n.OSDs[mb.ID].UUID == mb.UUID && slices.Contains(old.InSync, mb) && slices.Contains(s, mb)
+func (m *Mon) tick() {
+	m.step(mon.Tick{})
+	if !m.w.healed {
+		m.actFaults()
 	}
-	c := clustermap.PGConfig{Interval: old.Interval + 1, InSync: s, Learners: learners, Primary: wire.NoOSD}
-	order := UpSet(n, id)
-	byID := slices.Clone(s)
-	slices.SortFunc(byID, func(a, b clustermap.Member) int { return cmp.Compare(a.ID, b.ID) })
-	for _, mb := range byID {
-		order = append(order, mb.ID)
-	}
-	for _, o := range order {
-		if i := slices.IndexFunc(s, func(mb clustermap.Member) bool { return mb.ID == o && up(mb) }); i >= 0 {
-			c.Primary = o
-			break
-		}
-	}
-	n.PGs[id] = c
+	m.w.after(leaderTick, m.tick)
 }
 
-func sortedPGs(n *clustermap.OSDMap) []wire.PGID {
-	return slices.SortedFunc(maps.Keys(n.PGs), clustermap.ComparePG)
+// message is what arrived from an OSD, or is lost when nobody leads: all of them are repeated.
+func (m *Mon) message(conn mon.ConnID, peer wire.Instance, msg wire.Message) {
+	m.step(mon.Message{From: conn, Peer: peer, Msg: msg})
 }
 
-// Boot is R2 and M4.
-func (m *Mon) Boot(id wire.OSDID, uuid wire.UUID, inst wire.Instance, addr string) {
-	m.change(func(n *clustermap.OSDMap) {
-		old, known := n.OSDs[id]
-		d := clustermap.OSD{ID: id, UUID: uuid, Instance: inst, Addr: addr, Up: true, In: true, BootEpoch: n.Epoch}
-		n.OSDs[id] = d
-		other := known && old.UUID != uuid
-		for _, pg := range sortedPGs(n) {
-			c := n.PGs[pg]
-			has := func(ms []clustermap.Member) bool {
-				return slices.ContainsFunc(ms, func(x clustermap.Member) bool { return x.ID == id })
-			}
-			if !has(c.InSync) && !has(c.Learners) {
-				continue
-			}
-			s, l := c.InSync, c.Learners
-			if other && m.IgnoresUUID {
-				for _, ms := range []*[]clustermap.Member{&s, &l} {
-					*ms = slices.Clone(*ms)
-					for i := range *ms {
-						if (*ms)[i].ID == id {
-							(*ms)[i].UUID = uuid
-						}
-					}
-				}
-				c.InSync = s // so that it counts as a member of old
-				n.PGs[pg] = c
-			} else if other {
-				gone := clustermap.Member{ID: id, UUID: old.UUID}
-				if len(s) > 1 {
-					s = without(s, gone)
-				}
-				l = without(l, gone)
-			}
-			reconfigure(n, pg, s, l)
-		}
-	})
-}
-
-// Down marks an OSD down and drops it from every S in which another member is up (M3).
-func (m *Mon) Down(id wire.OSDID) {
-	if !m.M.OSDs[id].Up {
+func (m *Mon) step(ev mon.Event) {
+	if m.leader == nil {
 		return
 	}
-	m.change(func(n *clustermap.OSDMap) {
-		d := n.OSDs[id]
-		d.Up = false
-		n.OSDs[id] = d
-		mb := clustermap.Member{ID: id, UUID: d.UUID}
-		for _, pg := range sortedPGs(n) {
-			c := n.PGs[pg]
-			if !slices.Contains(c.InSync, mb) && !slices.Contains(c.Learners, mb) {
-				continue
-			}
-			s := c.InSync
-			rest := without(s, mb)
-			if slices.ContainsFunc(rest, func(x clustermap.Member) bool { return n.OSDs[x.ID].Up && n.OSDs[x.ID].UUID == x.UUID }) {
-				s = rest
-			}
-			reconfigure(n, pg, s, without(c.Learners, mb))
+	eff := m.leader.Step(m.w.now, ev)
+	for _, s := range eff.Send {
+		if r, ok := s.Msg.(*wire.PGCASReply); ok && r.Errno != 0 {
+			m.w.log("refused: %s", r.Text)
 		}
-	})
+	}
+	for _, p := range eff.Propose {
+		m.raftAt = max(m.raftAt, m.w.now) + m.w.between(ms/2, 10*ms) // raft keeps the order
+		term := m.term
+		m.w.after(m.raftAt-m.w.now, func() {
+			if m.term != term && m.w.dice(0.5) {
+				return // the old leader could not get it decided
+			}
+			err := m.decide(p.Change)
+			if m.term == term {
+				m.step(mon.Committed{ID: p.ID, State: m.state, Err: err})
+			}
+		})
+	}
 }
 
-// CAS is M1: nil when done.
-func (m *Mon) CAS(p *osd.Proposal, from wire.Instance) error {
-	c := m.M.PGs[p.PG]
-	if c.Interval != p.Expected && !m.IgnoresEpoch {
-		return fmt.Errorf("interval is %d", c.Interval)
-	}
-	if m.M.OSDs[c.Primary].Instance != from {
-		return fmt.Errorf("not from the primary")
-	}
-	isUp := func(mb clustermap.Member) bool { return m.M.OSDs[mb.ID].Up && m.M.OSDs[mb.ID].UUID == mb.UUID }
-	kept := 0
-	for _, mb := range p.InSync {
-		switch {
-		case slices.Contains(c.InSync, mb):
-			if isUp(mb) {
-				kept++
-			}
-		case !slices.Contains(c.Learners, mb) || !isUp(mb):
-			return fmt.Errorf("%v is no learner that is up", mb)
+// decide applies a change that raft has decided.
+func (m *Mon) decide(c mon.Change) error {
+	before := m.state
+	switch x := c.(type) {
+	case *mon.OSDBoot:
+		if old, ok := m.M.OSDs[x.ID]; ok && old.UUID != x.UUID && m.faults&MonIgnoresUUID != 0 {
+			before = m.pretend(func(n *clustermap.OSDMap) { rename(n, x.ID, x.UUID) })
+		}
+	case *mon.PGCAS:
+		if m.faults&MonIgnoresInterval != 0 {
+			y := *x
+			y.Interval = m.M.PGs[x.PG].Interval
+			c = &y
 		}
 	}
-	if kept == 0 {
-		return fmt.Errorf("nobody of S would be left")
+	next, err := before.Apply(c)
+	if err != nil {
+		m.w.log("monitors refuse: %v", err)
+		return err
 	}
-	for _, mb := range p.Learners {
-		if !isUp(mb) || slices.Contains(p.InSync, mb) {
-			return fmt.Errorf("%v cannot be a learner", mb)
-		}
-	}
-	m.change(func(n *clustermap.OSDMap) { reconfigure(n, p.PG, p.InSync, p.Learners) })
+	m.take(next, c)
 	return nil
+}
+
+func (m *Mon) take(next mon.State, why fmt.Stringer) {
+	old := m.M
+	m.state, m.M = next, next.OSD
+	if m.M.Epoch != old.Epoch {
+		m.w.log("epoch %d: %v", m.M.Epoch, why)
+		m.w.mapChanged(old, m.M)
+	}
+}
+
+// now applies a change without raft's delay, and lets the leader see the state.
+func (m *Mon) now(c mon.Change) {
+	if m.decide(c) == nil {
+		m.step(mon.Committed{State: m.state})
+	}
+}
+
+// Down marks an OSD down that may be well.
+func (m *Mon) Down(id wire.OSDID) {
+	if o := m.M.OSDs[id]; o.Up {
+		m.now(&mon.OSDDown{ID: id, Instance: o.Instance, Reason: "sim"})
+	}
 }
 
 // Blocklist fences an instance (M6).
 func (m *Mon) Blocklist(i wire.Instance) wire.Epoch {
-	m.change(func(n *clustermap.OSDMap) { n.Blocklist[i] = clustermap.BlockEntry{Since: n.Epoch, Reason: "sim"} })
+	m.now(&mon.Block{Instance: i, Reason: "sim"})
 	return m.M.Epoch
 }
 
-// check is I7 and M3 over one change.
+// pretend is the present state but for what f does to the OSDMap.
+func (m *Mon) pretend(f func(n *clustermap.OSDMap)) mon.State {
+	s := m.state
+	n := s.OSD.Clone()
+	f(n)
+	s.OSD = n.Seal()
+	return s
+}
+
+// rename makes the map believe that OSD id always had the store u.
+func rename(n *clustermap.OSDMap, id wire.OSDID, u wire.UUID) {
+	o := n.OSDs[id]
+	o.UUID = u
+	n.OSDs[id] = o
+	for pg, c := range n.PGs {
+		c.InSync, c.Learners = slices.Clone(c.InSync), slices.Clone(c.Learners)
+		for _, ms := range [][]clustermap.Member{c.InSync, c.Learners} {
+			for i := range ms {
+				if ms[i].ID == id {
+					ms[i].UUID = u
+				}
+			}
+		}
+		n.PGs[pg] = c
+	}
+}
+
+// actFaults does what a leader without M3 or M5 would do by itself.
+func (m *Mon) actFaults() {
+	if m.faults&(MonDropsLast|MonDropsTooMany) == 0 {
+		return
+	}
+	for _, pg := range m.M.PGIDs() {
+		c := m.M.PGs[pg]
+		for _, mb := range c.InSync {
+			if m.M.IsUp(mb) {
+				continue
+			}
+			if len(c.InSync) == 1 && m.faults&MonDropsLast != 0 {
+				m.now(&mon.PGGiveUp{PG: pg, Member: mb})
+				break
+			}
+			if len(c.InSync) > 1 && m.faults&MonDropsTooMany != 0 && mon.ManyDown(m.M) {
+				all := m.M.OSDs
+				s := m.pretend(func(n *clustermap.OSDMap) {
+					for id, o := range n.OSDs {
+						if !o.Up {
+							o.In = false // then they do not count as down
+							n.OSDs[id] = o
+						}
+					}
+				})
+				drop := &mon.PGDrop{Member: mb, PGs: []mon.PGAt{{PG: pg, Interval: c.Interval}}}
+				if next, err := s.Apply(drop); err == nil {
+					n := next.OSD.Clone()
+					n.OSDs = all
+					next.OSD = n.Seal()
+					m.take(next, drop)
+					m.step(mon.Committed{State: m.state})
+				}
+				break
+			}
+		}
+	}
+}
+
+// check judges one change of the map by I7, M3, M4 and M5, written down a second time.
 func check(old, now *clustermap.OSDMap) error {
+	down, in := 0, 0
+	for _, o := range old.OSDs {
+		if o.In {
+			in++
+			if !o.Up {
+				down++
+			}
+		}
+	}
 	for pg, c := range now.PGs {
 		o, ok := old.PGs[pg]
 		if !ok || o.Equal(c) {
@@ -221,10 +258,27 @@ func check(old, now *clustermap.OSDMap) error {
 				return fmt.Errorf("I7: pg %v: primary osd.%d of interval %d is not in both S", pg, c.Primary, c.Interval)
 			}
 		}
+		for _, mb := range c.InSync {
+			if !slices.Contains(o.InSync, mb) && !slices.Contains(o.Learners, mb) {
+				return fmt.Errorf("R9: pg %v: osd.%d is in S of interval %d and was no learner", pg, mb.ID, c.Interval)
+			}
+		}
+		for _, mb := range o.InSync {
+			if slices.Contains(c.InSync, mb) {
+				continue
+			}
+			kept := slices.ContainsFunc(c.InSync, func(x clustermap.Member) bool { return slices.Contains(o.InSync, x) })
+			another := slices.ContainsFunc(c.InSync, func(x clustermap.Member) bool { return slices.Contains(o.InSync, x) && old.IsUp(x) })
+			switch {
+			case !kept:
+				return fmt.Errorf("M3: pg %v: nobody of interval %d is left", pg, o.Interval)
+			case now.OSDs[mb.ID].UUID != mb.UUID: // M4: its store is gone
+			case !another:
+				return fmt.Errorf("M3: pg %v: osd.%d dropped while no other member is up", pg, mb.ID)
+			case 3*down > in:
+				return fmt.Errorf("M5: pg %v: osd.%d dropped while %d of %d OSDs are down", pg, mb.ID, down, in)
+			}
+		}
 	}
 	return nil
-}
-
-func without(ms []clustermap.Member, m clustermap.Member) []clustermap.Member {
-	return slices.DeleteFunc(slices.Clone(ms), func(x clustermap.Member) bool { return x == m })
 }

@@ -1,81 +1,120 @@
 package osdsim
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/capstan-fs/capstan/osd"
 )
 
-func seeds(t *testing.T, def int) (from, n uint64) {
-	if s := os.Getenv("CAPSTAN_SIM_SEED"); s != "" {
-		v, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v, 1
+// number reads an environment variable.
+func number(t *testing.T, name string, def uint64) uint64 {
+	s := os.Getenv(name)
+	if s == "" {
+		return def
 	}
-	if s := os.Getenv("CAPSTAN_SIM_SEEDS"); s != "" {
-		v, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return 1, v
+	v, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
-	if raceEnabled { // the same code, ten times slower; the point of -race is elsewhere
-		def /= 10
-	}
-	return 1, uint64(def)
+	return v
 }
 
-// TestFaultsNeverBreakPromises is the point of the package.
+// TestFaultsNeverBreakPromises is the point of the package. CAPSTAN_SIM_SEED plays one seed,
+// CAPSTAN_SIM_SEEDS so many, from CAPSTAN_SIM_FROM on.
 func TestFaultsNeverBreakPromises(t *testing.T) {
-	from, n := seeds(t, 200)
+	def := uint64(40 * len(classes))
+	if raceEnabled { // the same code, several times slower; the point of -race is elsewhere
+		def = uint64(3 * len(classes))
+	}
+	from, n := number(t, "CAPSTAN_SIM_FROM", 1), number(t, "CAPSTAN_SIM_SEEDS", def)
+	one := number(t, "CAPSTAN_SIM_SEED", 0)
+	if one != 0 {
+		from, n = one, 1
+	}
+	begin, sum := time.Now(), map[string]*Result{}
 	for s := from; s < from+n; s++ {
-		o := Options{Seed: s}
-		if n == 1 && testing.Verbose() {
+		var r Result
+		o := Options{Seed: s, Result: &r}
+		if one != 0 && testing.Verbose() {
 			o.Verbose = func(f string, a ...any) { t.Logf(f, a...) }
 		}
 		if err := Run(o); err != nil {
 			t.Fatalf("seed %d: %v\nrepeat: CAPSTAN_SIM_SEED=%d go test -v -run TestFaultsNeverBreakPromises ./sim/osdsim", s, err, s)
 		}
+		if sum[r.Class] == nil {
+			sum[r.Class] = &Result{}
+		}
+		sum[r.Class].add(&r)
+	}
+	t.Logf("seeds %d to %d in %v", from, from+n-1, time.Since(begin).Round(time.Millisecond))
+	for _, c := range classes {
+		if r := sum[c.name]; r != nil {
+			t.Logf("%-10s %v", c.name, r)
+		}
 	}
 }
 
-// TestSeededBugsAreCaught shows that the checkers see: each fault switches one rule off.
-func TestSeededBugsAreCaught(t *testing.T) {
+// TestSeededFaultsAreCaught shows that the checkers see, and that the runs reach the places
+// where each rule is needed: each fault switches one rule off, and seeds drawn exactly as
+// above must find it.
+//
+// Two of the list of reference §11 are faults of the monitors; those are acted out in mon.go.
+// That an OSD alone ignores uuids (osd.FaultUUIDIgnored) breaks nothing while the monitors
+// heed them, so it is no claim of this test: an OSD acts only under a map with its own boot,
+// and from that change on (M4) its id stands in an S with another uuid only where the other
+// store was the last member. There no primary exists (M2: none of S is up), nobody sends
+// anything, and the OSD, taking itself for a member, waits as it would without the fault.
+func TestSeededFaultsAreCaught(t *testing.T) {
+	limit := number(t, "CAPSTAN_SIM_SEEDS", 100*uint64(len(classes)))
+	from := number(t, "CAPSTAN_SIM_FROM", 1)
 	for _, c := range []struct {
 		name  string
 		fault osd.Fault
-		mon   func(*Mon)
-		rare  bool // needs many seeds: only looked for when CAPSTAN_SIM_SEEDS asks for many
+		mon   MonFault
 	}{
-		{"ack of another interval counted", osd.FaultAckAnyInterval, nil, false},
-		{"lease not waited for", osd.FaultNoLeaseWait, nil, false},
-		{"lease of one member only", osd.FaultOneLease, nil, true},
-		{"read past an uncommitted entry", osd.FaultReadUncommitted, nil, false},
-		{"cut not atomic", osd.FaultCutNotAtomic, nil, true},
-		{"addition without pending", osd.FaultNoPending, nil, false},
-		{"addition before active", osd.FaultAddBeforeActive, nil, true},
-		{"dedup lost in copy", osd.FaultNoDedupCopy, nil, false},
-		{"barrier ignored", osd.FaultNoBarrier, nil, false},
-		{"uuid ignored", osd.FaultUUIDIgnored, func(m *Mon) { m.IgnoresUUID = true }, false},
-		{"compare without set", 0, func(m *Mon) { m.IgnoresEpoch = true }, true},
+		{"ack of another interval counted", osd.FaultAckAnyInterval, 0},
+		{"lease not waited for", osd.FaultNoLeaseWait, 0},
+		{"lease of one member only", osd.FaultOneLease, 0},
+		{"read past an uncommitted entry", osd.FaultReadUncommitted, 0},
+		{"cut not atomic", osd.FaultCutNotAtomic, 0},
+		{"addition without pending", osd.FaultNoPending, 0},
+		{"addition before active", osd.FaultAddBeforeActive, 0},
+		{"dedup lost in copy", osd.FaultNoDedupCopy, 0},
+		{"barrier ignored", osd.FaultNoBarrier, 0},
+		{"uuid ignored", osd.FaultUUIDIgnored, MonIgnoresUUID},
+		{"last member dropped", 0, MonDropsLast},
+		{"many down and dropped", 0, MonDropsTooMany},
+		{"compare without set", 0, MonIgnoresInterval},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, n := seeds(t, 150)
-			if n < 1000 && (c.rare || n < 150) {
-				t.Skip("rare: set CAPSTAN_SIM_SEEDS=3000")
-			}
-			for s := uint64(1); s <= n; s++ {
+			for s := from; s < from+limit; s++ {
 				if err := Run(Options{Seed: s, Faults: c.fault, MonFaults: c.mon}); err != nil {
 					t.Logf("caught by seed %d: %.200v", s, err)
 					return
 				}
 			}
-			t.Errorf("not caught")
+			t.Errorf("not caught by seeds %d to %d", from, from+limit-1)
 		})
 	}
+}
+
+func (r *Result) add(o *Result) {
+	r.Runs++
+	r.Ops += o.Ops
+	r.Changes += o.Changes
+	r.Lives += o.Lives
+	r.Cuts += o.Cuts
+	r.CutCrashes += o.CutCrashes
+	r.Lost += o.Lost
+	r.Virtual += o.Virtual
+}
+
+func (r *Result) String() string {
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost)
 }

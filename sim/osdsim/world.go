@@ -6,20 +6,27 @@ import (
 	"math/rand/v2"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/mon"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// Options of a run. Everything else is drawn from Seed.
+// Options of a run. Everything else is drawn from Seed, the class of faults too.
 type Options struct {
 	Seed      uint64
-	OSDs      int
-	PGs       uint32
-	Clients   int
-	Seconds   int // of faults
+	Class     string // of classes; "": Seed decides
 	Faults    osd.Fault
-	MonFaults func(*Mon)
+	MonFaults MonFault
 	Verbose   func(format string, args ...any)
+	Result    *Result // filled in when not nil
+}
+
+// Result is what a run did.
+type Result struct {
+	Class                     string
+	Runs, Ops, Changes, Lives int
+	Cuts, CutCrashes, Lost    int
+	Virtual                   int64
 }
 
 const (
@@ -38,7 +45,6 @@ type World struct {
 	nodes   []*node
 	clients []*client
 	cut     map[[2]int]bool // messages from a to b are lost; the monitors are number -1
-	loss    float64
 	healed  bool
 	err     error
 	nonce   uint64
@@ -49,11 +55,10 @@ type World struct {
 	fenced   map[versionKey]string    // I6: entries that may never be committed
 	changes  int
 
-	weight     [bads]int // of each bad thing
-	calm       int64     // longest time between two
-	killAtFix  bool      // a member dies while it installs a cut
-	killAtRepl float64   // a primary dies having sent an entry to some
-	cutAtAdd   bool      // a primary is cut off having proposed an addition
+	plan
+	watch map[wire.PGID]wire.Version // I1: the newest version that a primary committed
+	lost  bool                       // a disk loss that nobody can be blamed for
+	res   Result
 }
 
 type tidKey struct {
@@ -91,11 +96,13 @@ func (q *events) Pop() any {
 type node struct {
 	w      *World
 	id     wire.OSDID
+	weight uint32 // by which CRUSH orders the replicas: another order in every run
 	rate   float64
 	offset int64
 	store  *osd.MemStore
 	core   *osd.OSD
 	inst   wire.Instance
+	conn   mon.ConnID // of this life to the monitors
 	life   uint64
 	m      *clustermap.OSDMap // newest delivered
 	paused int64              // until
@@ -128,7 +135,7 @@ func (w *World) between(a, b int64) int64 { return a + w.rng.Int64N(b-a) }
 
 // delay of one message: mostly short, sometimes long, so that order is anything.
 func (w *World) delay() int64 {
-	if w.dice(0.02) && !w.healed {
+	if w.dice(w.lateMsg) && !w.healed {
 		return w.between(ms, 1500*ms)
 	}
 	return w.between(ms/10, 8*ms)
@@ -151,19 +158,8 @@ func (w *World) carry(a, b int, f func()) {
 
 // Run plays one seed and returns what went wrong.
 func Run(opt Options) (err error) {
-	if opt.OSDs == 0 {
-		opt.OSDs = 4
-	}
-	if opt.PGs == 0 {
-		opt.PGs = 2
-	}
-	if opt.Clients == 0 {
-		opt.Clients = 3
-	}
-	if opt.Seconds == 0 {
-		opt.Seconds = 30
-	}
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{}, versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}}
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
+		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, watch: map[wire.PGID]wire.Version{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if w.opt.Verbose != nil {
@@ -171,30 +167,38 @@ func Run(opt Options) (err error) {
 			}
 			err = fmt.Errorf("t=%.3fs: panic: %v", float64(w.now)/1e9, r)
 		}
+		if opt.Result != nil {
+			w.res.Ops, w.res.Changes, w.res.Virtual = len(w.history), w.changes, w.now
+			*opt.Result = w.res
+		}
+		if err != nil {
+			err = fmt.Errorf("class %s: %w", w.res.Class, err)
+		}
 	}()
-	w.mon = NewMon(wire.UUID{1}, opt.PGs, 3, 1+w.rng.IntN(2))
-	if opt.MonFaults != nil {
-		opt.MonFaults(w.mon)
-	}
-	w.mon.Changed = w.mapChanged
-	for i := range opt.OSDs {
-		n := &node{w: w, id: wire.OSDID(i), rate: 1 + 0.0099*w.rng.Float64(), offset: w.between(0, 1000*second)}
+	w.drawPlan()
+	w.mon = newMon(w, w.pgs, 3, 1+w.rng.IntN(2))
+	for i := range w.osds {
+		n := &node{w: w, id: wire.OSDID(i), weight: uint32(1+w.rng.IntN(16)) << 14, rate: 1 + 0.0099*w.rng.Float64(), offset: w.between(0, 1000*second)}
 		n.store = osd.NewMemStore(w.uuid())
 		w.nodes = append(w.nodes, n)
 		n.start()
 	}
-	w.runFor(second / 5)
-	w.mon.Make()
-	for i := range opt.Clients {
+	for i := 0; i < 100 && len(w.mon.M.PGs) == 0; i++ {
+		w.runFor(100 * ms)
+	}
+	w.mon.faults = opt.MonFaults
+	for i := range w.nclients {
 		w.addClient(i)
 	}
-	w.loss = []float64{0, 0.002, 0.02}[w.rng.IntN(3)]
-	w.drawSwarm()
 	w.after(w.between(0, second), w.chaos)
-	w.runFor(int64(opt.Seconds) * second)
+	w.runFor(w.faultTime)
 	w.heal()
-	for i := 0; i < 120 && w.err == nil && !w.settled(); i++ {
-		w.runFor(second)
+	for i := 0; i < 240 && w.err == nil && !w.lost && !w.settled(); i++ {
+		w.runFor(second / 2)
+	}
+	if w.lost {
+		w.res.Lost++
+		return w.err
 	}
 	if w.err == nil && !w.settled() {
 		w.fail("L1: not settled two minutes after the last fault: %s", w.unsettled())
@@ -207,7 +211,7 @@ func Run(opt Options) (err error) {
 
 func (w *World) runFor(d int64) {
 	end := w.now + d
-	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+	for w.err == nil && !w.lost && len(w.queue) > 0 && w.queue[0].at <= end {
 		e := heap.Pop(&w.queue).(event)
 		w.now = e.at
 		e.f()
@@ -228,18 +232,24 @@ func (w *World) mapChanged(old, now *clustermap.OSDMap) {
 	if err := check(old, now); err != nil {
 		w.fail("%v", err)
 	}
+	w.mustHave(now)
 	for _, n := range w.nodes {
 		w.sendMap(n)
 	}
+	w.onChange(old, now)
 	for _, c := range w.clients {
-		w.after(w.between(ms, c.slow), func() { c.newMap(now) })
+		d := c.lag
+		if d == 0 {
+			d = w.between(ms, c.slow)
+		}
+		w.after(d, func() { c.newMap(now) })
 	}
 }
 
 func (w *World) sendMap(n *node) {
 	m := w.mon.M
 	d := w.delay()
-	if w.dice(0.2) && !w.healed {
+	if w.dice(w.lateMap) && !w.healed {
 		d = w.between(0, 2*second)
 	}
 	if w.cut[[2]int{-1, int(n.id)}] {
@@ -263,7 +273,7 @@ func (n *node) start() {
 	w.nonce++
 	n.inst = wire.Instance{Kind: wire.KindOSD, Num: uint32(n.id), Nonce: w.nonce << 32}
 	life := n.life
-	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults, UpSet: UpSet,
+	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults,
 		Logged: w.logged, Committed: w.committed,
 		Stored: func(pg wire.PGID, seq uint64, err error) {
 			w.after(0, func() {
@@ -273,25 +283,36 @@ func (n *node) start() {
 			})
 		}}, n.store, n.clock())
 	w.log("osd.%d starts life %d, uuid %x", n.id, n.life, n.store.UUID())
+	w.res.Lives++
 	inst, uuid := n.inst, n.store.UUID()
+	n.conn = mon.ConnID(w.nonce)
 	var announce func()
 	announce = func() {
 		if n.life != life {
 			return
 		}
-		if d := w.mon.M.OSDs[n.id]; d.Instance != inst || !d.Up {
-			w.carry(int(n.id), -1, func() {
-				if d := w.mon.M.OSDs[n.id]; n.life == life && (d.Instance != inst || !d.Up) {
-					w.mon.Boot(n.id, uuid, inst, "")
-				}
-			})
-		}
-		w.sendMap(n)
-		w.after(w.between(second/2, second), announce)
+		n.do(func() {
+			if n.life != life {
+				return
+			}
+			var m wire.Message = &wire.OSDStats{ID: n.id, Instance: inst}
+			if d := w.mon.M.OSDs[n.id]; d.Instance != inst || !d.Up {
+				m = &wire.OSDBoot{ID: n.id, UUID: uuid, Instance: inst, Host: fmt.Sprintf("host%d", n.id), Weight: n.weight}
+			}
+			n.toMon(m)
+			w.sendMap(n)
+		})
+		w.after(w.between(w.stats/2, w.stats), announce)
 	}
 	w.after(ms, announce)
 	w.after(w.between(0, 100*ms), func() { n.tick(life) })
 	w.after(w.between(0, 5*ms), func() { n.commits(life) })
+}
+
+// toMon sends m to whoever leads the monitors.
+func (n *node) toMon(m wire.Message) {
+	conn, inst := n.conn, n.inst
+	n.w.carry(int(n.id), -1, func() { n.w.mon.message(conn, inst, m) })
 }
 
 // do runs f now, or when the pause is over.
@@ -322,9 +343,15 @@ func (n *node) commits(life uint64) {
 	}
 	if k := n.store.Pending(); k > 0 {
 		n.do(func() {
-			if n.life == life && n.core != nil {
-				n.store.Commit(1 + n.w.rng.IntN(k))
+			if n.life != life || n.core == nil {
+				return
 			}
+			if k > 1 && !n.w.healed && n.w.dice(n.w.killAtCommit) { // exactly between two of them
+				n.store.Commit(1)
+				n.w.crashFor(n, n.w.away())
+				return
+			}
+			n.store.Commit(1 + n.w.rng.IntN(k))
 		})
 	}
 	d := n.w.between(ms/5, 4*ms)
@@ -364,7 +391,7 @@ func (n *node) step(ev *osd.Event) {
 				life := n.life
 				w.after(0, func() {
 					if n.life == life {
-						w.crashFor(n, w.between(50*ms, 9*second))
+						w.crashFor(n, w.away())
 					}
 				})
 				continue // and this one is not sent
@@ -377,9 +404,25 @@ func (n *node) step(ev *osd.Event) {
 					w.fail("decode: %v", err)
 					return
 				}
+				cutting := false // something that this member has and the primary lacks will go
+				if f, ok := m.(*wire.ReconFix); ok {
+					l := to.store.Log(f.PG).Recs
+					cutting = len(l) > 0 && f.Common.Less(l[len(l)-1].Version)
+				}
 				to.step(&osd.Event{Kind: osd.EvPeer, From: from, Msg: m, Data: data})
-				if typ == wire.TReconFix && w.killAtFix && !w.healed && w.dice(0.5) {
-					w.crashFor(to, w.between(50*ms, second))
+				if typ == wire.TReconFix && to.core != nil {
+					kill := w.killAtFix
+					if cutting {
+						w.res.Cuts++
+					} else {
+						kill /= 4
+					}
+					if !w.healed && w.dice(kill) {
+						if cutting {
+							w.res.CutCrashes++
+						}
+						w.crashFor(to, w.between(20*ms, 300*ms))
+					}
 				}
 			})
 		})
@@ -402,28 +445,40 @@ func (n *node) step(ev *osd.Event) {
 		}
 	}
 	for i := range e.Proposals {
-		p := e.Proposals[i]
-		inst := n.inst
-		w.log("osd.%d proposes pg %v@%d S=%v learners=%v: %s", n.id, p.PG, p.Expected, members(p.InSync), members(p.Learners), p.Reason)
-		if w.cutAtAdd && len(p.InSync) > len(w.mon.M.PGs[p.PG].InSync) && !w.healed && w.dice(0.5) {
-			w.after(10*ms, func() {
-				if !w.healed {
-					w.isolate(n, w.between(second, 6*second), 2)
-				}
-			})
-			w.after(0, func() { w.mon.CAS(&p, inst) })
-			continue
-		}
-		w.carry(int(n.id), -1, func() {
-			if err := w.mon.CAS(&p, inst); err != nil {
-				w.log("refused: %v", err)
-			}
-		})
+		n.propose(e.Proposals[i])
+	}
+	for _, id := range e.Failures {
+		n.toMon(&wire.OSDFailure{Reporter: n.id, Target: id, Instance: n.m.OSDs[id].Instance, SilentMs: 4000})
 	}
 	if e.WantEpoch > 0 {
 		w.carry(int(n.id), -1, func() { w.sendMap(n) })
 	}
 	n.core.Done()
+}
+
+// propose sends a compare-and-set on its way, which may be a long one.
+func (n *node) propose(p osd.Proposal) {
+	w := n.w
+	cfg := n.m.PGs[p.PG]
+	if cfg.Interval != p.Expected {
+		return
+	}
+	w.log("osd.%d proposes pg %v@%d S=%v learners=%v: %s", n.id, p.PG, p.Expected, members(p.InSync), members(p.Learners), p.Reason)
+	m, inst, conn := p.CAS(cfg, n.id, n.inst), n.inst, n.conn
+	if len(m.AddMembers) > 0 && !w.healed && w.dice(w.cutAtAdd) {
+		w.after(w.between(0, 10*ms), func() {
+			if !w.healed {
+				w.isolate(n, w.between(second, 6*second), 2)
+			}
+		})
+		w.after(0, func() { w.mon.message(conn, inst, m) })
+		return
+	}
+	if !w.healed && w.dice(w.lateCAS) {
+		w.after(w.between(50*ms, 4*second), func() { w.mon.message(conn, inst, m) })
+		return
+	}
+	n.toMon(m)
 }
 
 // crash ends the life; the disk keeps a prefix per PG.
@@ -434,6 +489,8 @@ func (n *node) crash() {
 	n.w.log("osd.%d crashes", n.id)
 	n.core, n.inbox, n.paused = nil, nil, 0
 	n.life++
+	conn := n.conn
+	n.w.carry(int(n.id), -1, func() { n.w.mon.step(mon.Gone{From: conn}) })
 	n.store = n.store.Crash(func(_ wire.PGID, k int) int { return n.w.rng.IntN(k + 1) })
 }
 

@@ -1,0 +1,198 @@
+package osdsim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// I4: the history of each object must have an order in which every operation takes effect at
+// one instant between its call and its return. The search is Wing and Gong's with Lowe's
+// memory of where it has been. What changes nothing is not a branch: as soon as a read may
+// come and shows the present state, taking it then loses nothing. So dozens of reads that
+// wait at once, which is what a lease is tested with, cost no more than one.
+
+type verdict uint8
+
+const (
+	legal verdict = iota
+	illegal
+	unknown // the search was given up
+)
+
+var verdictNames = [...]string{"legal", "illegal", "unknown: the search was too long"}
+
+func (v verdict) String() string { return verdictNames[v] }
+
+const maxVisits = 1 << 20
+
+// apply gives the state after r, in state s: "" is absent, else "=" and the bytes. False: r
+// was answered otherwise than it would have been in s.
+func (r *record) apply(s string) (string, bool) {
+	exists := s != ""
+	answered := func(errno uint32, next string) (string, bool) { return next, !r.done || r.errno == errno }
+	switch r.kind {
+	case kRead:
+		if !exists {
+			return s, !r.done || r.errno == 2
+		}
+		return s, !r.done || r.errno == 0 && s[1:] == r.out
+	case kAppend:
+		if !exists {
+			s = "="
+		}
+		return answered(0, s+r.token)
+	case kWrite:
+		return answered(0, "="+r.token)
+	case kRemove:
+		if !exists {
+			return answered(2, s)
+		}
+		return answered(0, "")
+	default:
+		if exists {
+			return answered(17, s)
+		}
+		return answered(0, "="+r.token)
+	}
+}
+
+// until is when r must have taken effect: never, when it was not answered.
+func (r *record) until() int64 {
+	if !r.done {
+		return math.MaxInt64
+	}
+	return r.ret
+}
+
+type search struct {
+	ops    []*record // by call
+	taken  []uint64  // a bit each
+	left   int       // answered ones not taken
+	visits int
+	seen   map[string]struct{}
+}
+
+// linearize judges the history of one object.
+func linearize(history []*record) verdict {
+	s := &search{seen: map[string]struct{}{}}
+	for _, r := range history {
+		if r.done || r.kind != kRead {
+			s.ops = append(s.ops, r)
+		}
+		if r.done {
+			s.left++
+		}
+	}
+	slices.SortStableFunc(s.ops, func(a, b *record) int { return int(a.call - b.call) })
+	s.taken = make([]uint64, (len(s.ops)+63)/64)
+	return s.from("")
+}
+
+func (s *search) has(i int) bool { return s.taken[i/64]&(1<<(i%64)) != 0 }
+
+func (s *search) flip(i int) {
+	s.taken[i/64] ^= 1 << (i % 64)
+	if s.ops[i].done {
+		if s.has(i) {
+			s.left--
+		} else {
+			s.left++
+		}
+	}
+}
+
+// next lists what may take effect now: called before the first of all that are left returned.
+func (s *search) next(dst []int) []int {
+	first := int64(math.MaxInt64)
+	for i, r := range s.ops {
+		if r.call > first {
+			break
+		}
+		if !s.has(i) {
+			first = min(first, r.until())
+			dst = append(dst, i)
+		}
+	}
+	return slices.DeleteFunc(dst, func(i int) bool { return s.ops[i].call > first })
+}
+
+func (s *search) from(state string) (v verdict) {
+	var free []int
+	var may []int
+	for again := true; again; { // what changes nothing
+		again = false
+		may = s.next(may[:0])
+		for _, i := range may {
+			if next, ok := s.ops[i].apply(state); ok && next == state && s.ops[i].done {
+				s.flip(i)
+				free = append(free, i)
+				again = true
+			}
+		}
+	}
+	defer func() {
+		if v != legal {
+			for _, i := range free {
+				s.flip(i)
+			}
+		}
+	}()
+	if s.left == 0 {
+		return legal
+	}
+	if s.visits++; s.visits > maxVisits {
+		return unknown
+	}
+	key := s.key(state)
+	if _, been := s.seen[key]; been {
+		return illegal
+	}
+	s.seen[key] = struct{}{}
+	// Answered ones first: what was never answered is rarely needed.
+	for _, done := range []bool{true, false} {
+		for _, i := range may {
+			next, ok := s.ops[i].apply(state)
+			if s.ops[i].done != done || !ok || next == state {
+				continue
+			}
+			s.flip(i)
+			if v := s.from(next); v != illegal {
+				return v
+			}
+			s.flip(i)
+		}
+	}
+	return illegal
+}
+
+func (s *search) key(state string) string {
+	b := make([]byte, 0, 8*len(s.taken)+len(state))
+	for _, w := range s.taken {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	return string(append(b, state...))
+}
+
+// linearizable judges all objects.
+func (w *World) linearizable() {
+	by := map[string][]*record{}
+	for _, r := range w.history {
+		by[r.obj] = append(by[r.obj], r)
+	}
+	for i := range w.objects {
+		o := fmt.Sprintf("o%d", i)
+		if v := linearize(by[o]); v != legal {
+			var b strings.Builder
+			if w.opt.Verbose != nil {
+				for _, r := range by[o] {
+					fmt.Fprintf(&b, "\n%v", r)
+				}
+			}
+			w.fail("I4: the history of %s is not linearizable (%v)%s", o, v, b.String())
+			return
+		}
+	}
+}

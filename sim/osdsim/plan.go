@@ -1,0 +1,166 @@
+package osdsim
+
+import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/mon"
+)
+
+// A plan is what a run draws before it begins: how large the cluster is, what the clients do,
+// how impatient the monitors are, which bad things happen how often.
+//
+// An even mixture of everything finds little: the shapes in which the rules of the protocol
+// earn their place are narrow, a few steps in one order within one lease. So each class leans
+// towards one of them, and draws the rest.
+type plan struct {
+	osds      int
+	pgs       uint32
+	nclients  int
+	objects   int
+	mix       [5]int // of kinds of operations
+	pace      int64  // rest of a client between two operations, mostly
+	rest      int64  // and sometimes
+	readers   bool   // some clients read with old maps, others write with new ones
+	faultTime int64
+	set       mon.Settings
+
+	loss    float64 // of messages
+	lateMsg float64 // a message takes long
+	lateMap float64 // a map takes long
+	lateCAS float64 // a proposal takes very long
+	stats   int64   // OSDs' signs of life
+	awayMin int64   // a crashed OSD comes back
+	awayMax int64
+
+	weight [bads]int // of each bad thing
+	calm   int64     // longest time between two
+
+	killAtFix    float64 // a member dies when it has handed a cut to its store
+	killAtRepl   float64 // a primary dies having sent an entry to some
+	killAtCommit float64 // an OSD dies between two transactions
+	cutAtAdd     float64 // a primary is cut off having proposed an addition
+	cutAtBoot    float64 // a primary loses the monitors when one returns that comes before it
+}
+
+type class struct {
+	name string
+	lean func(w *World)
+}
+
+// Classes of runs; seed n plays class n mod their number.
+var classes = []class{
+	{"mixture", func(w *World) {
+		w.osds, w.pgs, w.objects, w.faultTime = 4, 2, 5, 15*second
+	}},
+	{"small", func(w *World) {
+		w.objects, w.nclients = 2, 2
+	}},
+	// R8: tails that differ, cut under members that die in the middle of it and are back before
+	// they are dropped, so that nobody copies them whole.
+	{"cut", func(w *World) {
+		w.objects, w.pace, w.rest = 3, 60*ms, 200*ms
+		w.mix = [5]int{1, 8, 0, 0, 2}
+		w.killAtRepl, w.killAtFix, w.killAtCommit = 0.03, 0.8, 0
+		w.set.OSDBroken, w.set.DropGrace = 20*ms, 4*second
+		w.awayMin, w.awayMax = 150*ms, 1500*ms
+		w.calm = 4 * second
+		w.only(bSuspect, bCrash)
+	}},
+	// R5, R6, R7: a primary that has lost the monitors and some of its members, but not all, and
+	// not those who read with old maps.
+	{"lease", func(w *World) {
+		w.readers, w.objects, w.nclients, w.rest = true, 8, 5, 300*ms
+		w.mix = [5]int{1, 3, 6, 0, 0}
+		w.set.OSDSilence, w.set.DropGrace = 600*ms, 50*ms
+		w.stats, w.lateMap, w.lateMsg, w.loss = 200*ms, 0.05, 0.002, 0
+		w.killAtRepl, w.killAtCommit = 0, 0
+		w.calm = 4 * second
+		w.only(bHalf, bFreeze, bIsolate)
+		w.weight[bHalf] += 15
+	}},
+	// R9: members come back, are filled and added, while primaries are cut off at that moment.
+	// An emptied store has given no lease even at its boot (R2): it need not wait for any.
+	{"addition", func(w *World) {
+		w.readers, w.objects, w.nclients, w.rest = true, 8, 5, 300*ms
+		w.mix = [5]int{1, 3, 6, 0, 0}
+		w.set.OSDSilence, w.set.OSDBroken, w.set.DropGrace = 400*ms, 50*ms, 50*ms
+		w.stats, w.lateMap, w.lateMsg, w.loss = 150*ms, 0.02, 0.002, 0
+		w.killAtRepl, w.killAtCommit = 0, 0
+		w.awayMin, w.awayMax = 400*ms, 2500*ms
+		w.calm = 4 * second
+		w.cutAtBoot = 0.8
+		w.cutAtAdd = []float64{0, 0.5}[w.rng.IntN(2)]
+		w.only(bCrash, bDisk)
+		w.weight[bDisk] += 10
+	}},
+	// R1, M4: disks are lost and replaced, and monitors hear of it late.
+	{"disk", func(w *World) {
+		w.set.OSDBroken = []int64{50 * ms, second, 3 * second}[w.rng.IntN(3)]
+		w.only(bDisk, bCrash)
+		w.weight[bDisk] += 5
+		w.pace = 150 * ms
+	}},
+	// M1, M5: leaders change, proposals arrive late, many are down at once.
+	{"monitors", func(w *World) {
+		w.lateCAS, w.lateMap = 0.4, 0.4
+		w.set.DropGrace = 100 * ms
+		w.only(bLeader, bSuspect, bPower, bCrash, bPlace)
+	}},
+	// I5, I6: clients that do not get their answers, and clients that are fenced.
+	{"fence", func(w *World) {
+		w.nclients, w.objects = 4, 3
+		w.pace, w.rest, w.lateMap = 30*ms, 200*ms, 0.5
+		w.calm = second
+		w.only(bFence, bDeaf, bCrash, bDisk)
+		w.weight[bFence] += 10
+	}},
+}
+
+// drawPlan: first what all classes share, then what the class says.
+func (w *World) drawPlan() {
+	w.plan = plan{osds: 3, pgs: 1, nclients: 3, objects: 4, mix: [5]int{6, 5, 3, 1, 3}, pace: 400 * ms, rest: 2 * second, faultTime: 10 * second,
+		loss:    []float64{0, 0.002, 0.02}[w.rng.IntN(3)],
+		lateMsg: []float64{0.002, 0.02}[w.rng.IntN(2)],
+		lateMap: []float64{0.02, 0.2}[w.rng.IntN(2)],
+		stats:   300 * ms, awayMin: 50 * ms, awayMax: 6 * second,
+		calm:         []int64{700 * ms, 2 * second, 4 * second}[w.rng.IntN(3)],
+		killAtFix:    []float64{0, 0.5}[w.rng.IntN(2)],
+		killAtRepl:   []float64{0, 0, 0.004, 0.02}[w.rng.IntN(4)],
+		killAtCommit: []float64{0, 0, 0.001, 0.01}[w.rng.IntN(4)],
+		cutAtAdd:     []float64{0, 0, 0.5}[w.rng.IntN(3)],
+		lateCAS:      []float64{0, 0.1}[w.rng.IntN(2)],
+	}
+	for i := range w.weight {
+		if w.dice(0.6) {
+			w.weight[i] = w.rng.IntN(10)
+		}
+	}
+	w.weight[bPower] /= 4
+	w.weight[bLeader] /= 2
+	w.weight[w.rng.IntN(bads)] += 3
+	set := &w.set
+	*set = mon.Defaults()
+	set.CreateWait, set.UsageEvery = 3600*second, 3600*second
+	set.OSDSilence = []int64{second, 3 * second}[w.rng.IntN(2)]
+	set.OSDBroken = []int64{50 * ms, second}[w.rng.IntN(2)]
+	set.DropGrace = []int64{50 * ms, second, 3 * second}[w.rng.IntN(3)]
+	set.Cold = []int64{200 * ms, 4 * second}[w.rng.IntN(2)]
+	set.OutAfter = []int64{3 * second, 600 * second}[w.rng.IntN(2)]
+	i := slices.IndexFunc(classes, func(c class) bool { return c.name == w.opt.Class })
+	if i < 0 {
+		i = int(w.opt.Seed % uint64(len(classes)))
+	}
+	classes[i].lean(w)
+	w.res.Class = classes[i].name
+}
+
+// only leaves these bad things, each at least sometimes.
+func (w *World) only(kinds ...int) {
+	for i := range w.weight {
+		if !slices.Contains(kinds, i) {
+			w.weight[i] = 0
+		} else {
+			w.weight[i] += 2
+		}
+	}
+}
