@@ -7,6 +7,7 @@ import "slices"
 type Loner struct {
 	client uint64 // 0: none
 	since  int64  // when it became the loner
+	served int64  // when it was first seen to have what it wants, 0: not yet
 	idleAt int64  // when its wanted fell, 0: it wants
 	askers []uint64
 }
@@ -19,8 +20,7 @@ func (l *Loner) LonerOf() uint64 { return l.client }
 
 // SetLoner installs a new one (0: none); legal only when SO1 holds, which the caller checks.
 func (l *Loner) SetLoner(c uint64, now int64) {
-	l.client, l.since, l.idleAt = c, now, 0
-	l.unask(c)
+	l.client, l.since, l.served, l.idleAt = c, now, 0, 0
 }
 
 func (l *Loner) forget(c uint64) {
@@ -39,13 +39,18 @@ func (l *Loner) unask(c uint64) {
 	}
 }
 
-// Ask notes that a client wants bits it does not have: it queues for its turn. Idle openers
-// do not ask, so a turn that nobody waits for lasts as long as it likes.
+// Ask notes that a client wants bits it does not have: it queues for its turn, and stays in
+// the queue until it was seen with what it wants. The loner may ask, too: its turn may be
+// over, or end before the bits reach it, and it will not say it again. Idle openers do not
+// ask, so a turn that nobody waits for lasts as long as it likes.
 func (l *Loner) Ask(c uint64) {
-	if c != l.client && !slices.Contains(l.askers, c) {
+	if !slices.Contains(l.askers, c) {
 		l.askers = append(l.askers, c)
 	}
 }
+
+// lacks reports whether r's client waits for something that a turn would bring.
+func (r *Record) lacks() bool { return r.Wanted&interest&^r.Pending != 0 }
 
 // Askers are those that wait for a turn, first come first.
 func (l *Loner) Askers() []uint64 { return l.askers }
@@ -111,12 +116,28 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 	return 0, 0
 }
 
+// Served notes when the loner first has what it wants, and reports whether that begins the
+// quantum of a turn that others wait for.
+func (l *Ledger) Served(now int64) bool {
+	cur := l.Get(l.client)
+	if l.served != 0 || cur == nil || cur.lacks() {
+		return false
+	}
+	l.served = now
+	l.unask(l.client)
+	return len(l.askers) > 0
+}
+
 // turn is the loner among several appenders: the present one for a quantum at least, then
 // the first of those who asked.
 func (l *Ledger) turn(now int64, t LonerTimes) (uint64, int64) {
+	l.askers = slices.DeleteFunc(l.askers, func(c uint64) bool {
+		r := l.Get(c)
+		return r == nil || !r.lacks()
+	})
 	next := uint64(0)
 	for _, c := range l.askers {
-		if r := l.Get(c); r != nil && !r.Stale && r.Wanted&interest != 0 {
+		if c != l.client && !l.Get(c).Stale {
 			next = c
 			break
 		}
@@ -125,7 +146,13 @@ func (l *Ledger) turn(now int64, t LonerTimes) (uint64, int64) {
 		if next == 0 {
 			return l.client, 0
 		}
-		if until := l.since + t.Quantum; now < until {
+		// The quantum begins when the bits are there: who is asked back before it could use them
+		// would never get on.
+		until := l.since + t.Linger
+		if l.Served(now); l.served != 0 {
+			until = l.served + t.Quantum
+		}
+		if now < until {
 			return l.client, until
 		}
 	}

@@ -314,7 +314,14 @@ func TestT6AppendersTakeTurns(t *testing.T) {
 	for c := uint64(1); c <= 3; c++ {
 		l.Put(&Record{Client: c, Wanted: FileWr | FileExcl})
 	}
-	l.SetLoner(1, 100)
+	serve := func(c uint64, now int64) {
+		l.Get(l.LonerOf()).Pending = 0
+		l.SetLoner(c, now)
+		l.Get(c).Pending = FileWr | FileExcl
+		l.Served(now)
+	}
+	l.SetLoner(1, 90)
+	serve(1, 100)
 	if c, again := l.Ideal(false, 500, tm); c != 1 || again != 0 {
 		t.Fatal("nobody asks: the turn goes on", c, again)
 	}
@@ -328,14 +335,42 @@ func TestT6AppendersTakeTurns(t *testing.T) {
 	now := int64(110)
 	for range 4 {
 		c, _ := l.Ideal(false, now, tm)
-		l.Ask(l.LonerOf())
 		was := l.LonerOf()
-		l.SetLoner(c, now)
+		serve(c, now)
 		l.Ask(was)
 		order += fmt.Sprint(c)
 		now += 10
 	}
 	if order != "3213" {
 		t.Fatal(order)
+	}
+}
+
+// A turn that ends before its bits arrived, or an ask of somebody whose turn is ending, is
+// not forgotten: the asker will not say it again.
+func TestT6AnAskLastsUntilItIsServed(t *testing.T) {
+	tm := LonerTimes{Linger: 1000, Quantum: 10}
+	l := &Ledger{}
+	l.Put(&Record{Client: 1, Wanted: FileWr | FileExcl})
+	l.Put(&Record{Client: 2, Wanted: FileRd})
+	l.SetLoner(1, 100)
+	l.Ask(1) // still the loner, but what it had was asked back
+	l.Ask(2)
+	if c, again := l.Ideal(false, 150, tm); c != 1 || again != 1100 {
+		t.Fatal("the loner was not served: its quantum has not begun", c, again)
+	}
+	if c, _ := l.Ideal(false, 1100, tm); c != 2 {
+		t.Fatal("and yet nobody waits for ever", c)
+	}
+	l.SetLoner(2, 1100)
+	l.Get(2).Pending = FileRd
+	if l.Served(1105); len(l.Askers()) != 1 {
+		t.Fatal("the first asker was forgotten", l.Askers())
+	}
+	if c, again := l.Ideal(false, 1106, tm); c != 2 || again != 1115 {
+		t.Fatal(c, again)
+	}
+	if c, _ := l.Ideal(false, 1115, tm); c != 1 {
+		t.Fatal("its turn", c)
 	}
 }

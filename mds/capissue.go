@@ -104,6 +104,7 @@ func (r *Rank) issue(in *inode, s *session, wanted, like caps.Bits) (*wire.Cap, 
 		gain = 0
 	}
 	rec.Show(gain)
+	r.served(in, rec)
 	return r.capOf(rec), gain
 }
 
@@ -262,6 +263,7 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 	switch rec.Tell(may|caps.Pin, r.now) {
 	case caps.Grant:
 		r.sendCap(s, in, rec, wire.CapGrantOp, rec.Pending&^before, false)
+		r.served(in, rec)
 	case caps.Revoke:
 		a := ask{rec: rec, since: rec.RevokedAt}
 		if s == nil || !s.alive() {
@@ -277,6 +279,13 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 		if !open {
 			r.first = append(r.first, a)
 		}
+	}
+}
+
+// served: rec was told what it has. If that ends the loner's wait, its quantum begins.
+func (r *Rank) served(in *inode, rec *caps.Record) {
+	if rec.Client == in.ledger.LonerOf() && in.isReg() && in.ledger.Served(r.now) {
+		r.engine.Changed(in)
 	}
 }
 
