@@ -80,7 +80,7 @@ const (
 	EvTick       EventKind = iota + 1 // about every 100 ms
 	EvOp                              // Conn, From, Tid, Msg *wire.OSDOp, Data (owned by the core)
 	EvConnClosed                      // Conn
-	EvPeer                            // From, Msg, Data (owned by the core)
+	EvPeer                            // From, Msg, Data (owned by the core unless Lent)
 	EvMap                             // Map
 	EvStored                          // PG, Seq
 )
@@ -94,6 +94,7 @@ type Event struct {
 	Tid  wire.Tid
 	Msg  wire.Message
 	Data []byte
+	Lent bool // Data is valid until Step returns; only for a *wire.Repl, and a Store that keeps none of it
 	Map  *clustermap.OSDMap
 	PG   wire.PGID
 	Seq  uint64
@@ -317,8 +318,8 @@ func (o *OSD) peerMsg(ev *Event) {
 		// Either it is a ghost, or its boot is in a map still under way.
 		_, _, epoch := route(ev.Msg)
 		o.wantEpoch(epoch)
-		if len(o.later) < 512 && (!o.lives || epoch > o.m.Epoch) {
-			o.later = append(o.later, *ev)
+		if !o.lives || epoch > o.m.Epoch {
+			o.keep(ev)
 		}
 		return
 	}
@@ -338,9 +339,7 @@ func (o *OSD) peerMsg(ev *Event) {
 	if p == nil && epoch > o.m.Epoch || p != nil && interval > p.interval {
 		// A newer interval: the map first.
 		o.wantEpoch(max(epoch, o.m.Epoch+1))
-		if len(o.later) < 512 {
-			o.later = append(o.later, *ev)
-		}
+		o.keep(ev)
 		return
 	}
 	if p == nil {
@@ -396,6 +395,18 @@ func (o *OSD) peerMsg(ev *Event) {
 	case *wire.CopyObj:
 		p.onCopyObj(m, ev.Data)
 	}
+}
+
+// keep puts a message aside until there is a newer map.
+func (o *OSD) keep(ev *Event) {
+	if len(o.later) >= 512 {
+		return
+	}
+	later := *ev
+	if later.Lent {
+		later.Data, later.Lent = slices.Clone(ev.Data), false
+	}
+	o.later = append(o.later, later)
 }
 
 // route tells which PG and interval a message is about, and the sender's epoch where it says.

@@ -12,8 +12,9 @@ import "github.com/capstan-fs/capstan/wire"
 // store succeeds: the OSD stops. A crash keeps, for each PG, a prefix of what was submitted,
 // at least everything that was done, and every transaction whole or not at all.
 //
-// Byte slices handed in are never changed by the caller afterwards; slices handed out are
-// never changed by the store. All methods may be called from several goroutines; Submit calls
+// Byte slices handed in are never changed by the caller afterwards, but for one kind: a store
+// that a shell lends to (Event.Lent) has read the Data of an ObjTxn's steps, and keeps none of
+// it, when Submit returns. Slices handed out are never changed by the store. All methods may be called from several goroutines; Submit calls
 // of one PG are ordered by the caller.
 type Store interface {
 	// UUID is drawn when the store is made and names it for ever (rule R1). Fresh reports that

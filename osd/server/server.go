@@ -412,7 +412,12 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 			} else if _, ok := f.Msg.(*wire.OSDOp); ok {
 				continue
 			}
-			ev.Data = f.Retain()
+			_, repl := f.Msg.(*wire.Repl)
+			if ev.Lent = repl && h.d.cfg.Opened == nil; ev.Lent {
+				ev.Data = f.Data // most of what a member gets; it is in the store when Step returns
+			} else {
+				ev.Data = f.Retain()
+			}
 			h.d.core.Step(&ev)
 		}
 	})

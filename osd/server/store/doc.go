@@ -35,6 +35,8 @@
 //     base of a partial overwrite. A bad one is a *BadBlock, named and counted.
 //   - Space is promised at Submit: a buffer has its block reserved, so a checkpoint or a replay
 //     never runs out of it. Some blocks are kept for transactions that give space back.
+//   - When Submit returns nothing refers to the data of the transaction's steps: it is in the
+//     block file, the log or a buffer. Log entries and named values are kept as they are.
 //   - After an error nothing later succeeds (osd.Store's contract). The store on disk is
 //     whole; opening it again is the way on.
 //
