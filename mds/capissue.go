@@ -247,6 +247,9 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 	if rec.IssueSeq == 0 {
 		return // a reply will be the first that the client hears of this cap
 	}
+	if s != nil && s.state == sessReconnect {
+		return // others still say what they hold: the rows are chosen when all have spoken
+	}
 	allowed := in.allowed(rec.Client)
 	may := in.likes(rec) & allowed
 	if s == nil || !s.alive() || r.state < stateActive { // before: what it would show may be older than a flush to come
