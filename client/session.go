@@ -273,6 +273,7 @@ func (c *Client) renewIfDue(now int64) {
 }
 
 func (c *Client) onRenewAck(m *wire.RenewAck) {
+	c.barrier = max(c.barrier, m.Barrier) // also of one that answers nothing: somebody was fenced
 	sent, ok := c.renewSent[m.Seq]
 	if !ok {
 		return
@@ -282,7 +283,6 @@ func (c *Client) onRenewAck(m *wire.RenewAck) {
 			delete(c.renewSent, s)
 		}
 	}
-	c.barrier = max(c.barrier, m.Barrier)
 	if m.Stale || c.now() >= c.valid {
 		// What may be taken back in silence is gone until a GRANT says otherwise (K2).
 		for _, in := range c.inodes {
