@@ -73,6 +73,11 @@ func (c *Client) sendSoon(m wire.Message) {
 	before := c.needSend
 	c.send(0, m)
 	c.needSend = before
+	c.flushSoon()
+}
+
+// flushSoon lets what is queued, and releases, leave when linger has passed.
+func (c *Client) flushSoon() {
 	if c.soon || c.link == nil {
 		return
 	}
@@ -80,11 +85,9 @@ func (c *Client) sendSoon(m wire.Message) {
 	time.AfterFunc(linger, func() {
 		c.mu.Lock()
 		c.soon = false
-		l := c.link
-		c.mu.Unlock()
-		if l != nil {
-			l.Flush()
-		}
+		c.sendReleases()
+		c.needSend = c.link != nil
+		c.unlockFlush()
 	})
 }
 
@@ -376,6 +379,19 @@ func (c *Client) startAnew() {
 	c.wakeAll()
 }
 
+// dropLeases ends the trust in single names; what Fs of a directory covers stays.
+func (c *Client) dropLeases() {
+	for _, in := range c.inodes {
+		if in.dir == nil {
+			continue
+		}
+		for name, d := range in.dir.names {
+			d.lease = 0
+			in.dir.sweep(name, d)
+		}
+	}
+}
+
 // sendReconnect tells a new incarnation of the rank everything this session holds, then its
 // unsafe requests and un-acked flushes in one tid order (section 7).
 func (c *Client) sendReconnect() {
@@ -386,6 +402,7 @@ func (c *Client) sendReconnect() {
 			in.voidShared(true)
 		}
 	}
+	c.dropLeases() // a new incarnation knows of none, and will ask nobody for them
 	const part = 1000
 	m := &wire.Reconnect{Instance: c.inst, Oldest: c.oldest()}
 	cut := func() {
