@@ -14,7 +14,7 @@ build:
 
 test: build ## everything due on every change; under 10 minutes on 2 cores
 	$(GO) test -race $(RACE)
-	$(GO) test ./locker
+	$(GO) test ./locker ./lockcert
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -timeout 9m ./integration/...
 
 check: ## vet, format, walls between packages, generated pages

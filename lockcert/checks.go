@@ -47,9 +47,11 @@ func buildChecks() (all []Check) {
 		add(k.name+"/ranges", k.ranges, "ranges split and merge byte by byte; length 0 reaches to the end of any file")
 		add(k.name+"/upgrade-kept", k.upgradeKept, "an upgrade that is refused keeps the shared lock")
 	}
-	add("posix/whence", posixWhence, "a range relative to the end of the file is taken at the end as all processes know it")
+	add("posix/whence", posixWhence, "a range relative to the end of the file is taken at the end that a stat would show")
 	add("posix/getlk", posixGetlk, "F_GETLK names a lock in the way: type, pid and exact range; and none where there is none")
-	add("ofd/getlk", ofdGetlk, "F_OFD_GETLK finds locks in the way, OFD ones with pid -1")
+	add("ofd/getlk", ofdGetlk, "F_OFD_GETLK finds locks in the way, of both kinds; OFD ones have pid -1")
+	add("ofd/getlk-pid", ofdGetlkPid, "both kinds of GETLK say pid -1 of an OFD lock and the pid of a POSIX one")
+	apart("always")
 	add("posix/deadlock", posixDeadlock, "who closes a cycle of waits, over two files or three, gets EDEADLK; nobody else does")
 	add("locks/independent", independent, "flock and fcntl locks of one file know nothing of each other")
 	add("flock/barging", func(t *T) { kinds[0].barging(t) }, "a reader that comes later does not pass a writer that waits")
@@ -74,6 +76,7 @@ func buildChecks() (all []Check) {
 	add("dir/coherent", listCoherent, "a listing that starts after a change shows it")
 
 	add("attr/size", attrSize, "the size after writes, truncates and O_TRUNC of others, by name and by open file")
+	add("attr/seek-end", seekEnd, "lseek to the end of a file that others have made longer or shorter finds its end")
 	add("attr/mode-times", attrModeTimes, "mode and mtime after changes of others, by name and by open file")
 	add("attr/xattr", attrXattr, "extended attributes after changes of others")
 
@@ -84,6 +87,8 @@ func buildChecks() (all []Check) {
 	add("data/unlinked", unlinkedOpen, "an unlinked or replaced file lives on for those that have it open")
 
 	add("mmap/same-file", mmapVisible, "stores through a shared mapping and writes to the file see each other")
+	apart("across")
+	add("mmap/grown", mmapGrown, "a mapping of a file that another process has just made longer can be read: no SIGBUS")
 	apart("across")
 	return all
 }

@@ -218,6 +218,7 @@ func mmapVisible(t *T) {
 	a, b := w[0], w[1]
 	a.ok(pwrite(0, 0, strings.Repeat("-", 8192)))
 	for _, x := range w {
+		x.ok(fstat(0)) // a page fault asks nobody for the size; mmap/grown looks at that
 		if e := x.do(Step{Op: "mmap", Len: 8192}); e.Errno != 0 {
 			t.failf("%s: a shared mapping: %s", x, errnoName(e.Errno))
 		}
@@ -232,4 +233,11 @@ func mmapVisible(t *T) {
 	a.says("xyz-", load(4096, 4))
 	b.ok(store(100, "q"))
 	a.says("-q-", pread(0, 99, 3))
+}
+
+func mmapGrown(t *T) {
+	w := t.file("f", 2)
+	w[0].ok(pwrite(0, 0, strings.Repeat("-", 8192)))
+	w[1].ok(Step{Op: "mmap", Len: 8192})
+	w[1].says("---", Step{Op: "load", Off: 4096, Len: 3})
 }

@@ -350,6 +350,7 @@ func posixWhence(t *T) {
 		s.Lock.Whence = unix.SEEK_END
 		return s
 	}
+	b.ok(fstat(0))     // the kernel takes the size it knows, and asks nobody
 	b.ok(end(-10, 10)) // [990,1000), by the size a made
 	a.fails(busy, k.on(0, "W", 999, 1))
 	a.ok(k.on(0, "W", 980, 10))
@@ -394,26 +395,43 @@ func posixGetlk(t *T) {
 	none(c, "W", 0, 0)
 }
 
+// getlkExclusive asks who is in the way of an exclusive lock of the whole file.
+func getlkExclusive(w *W, kind string) *Event {
+	return w.ok(Step{Op: "getlk", Lock: &Lock{Kind: kind, Type: "W"}})
+}
+
 func ofdGetlk(t *T) {
 	o, k := kinds[2], kinds[1]
 	w := t.file("f", 2)
 	a, b := w[0], w[1]
-	get := func(w *W, kind string, off, n int64) *Event {
-		return w.ok(Step{Op: "getlk", Lock: &Lock{Kind: kind, Type: "W", Off: off, Len: n}})
-	}
 	a.ok(o.on(0, "W", 10, 10))
-	e := get(b, "ofd", 0, 0)
+	e := getlkExclusive(b, "ofd")
 	b.must(e, e.Got.Type == "W" && e.Got.Off == 10 && e.Got.Len == 10, "an exclusive lock [10,20)")
 	b.must(e, e.Got.PID == -1, "of pid -1, as Linux reports OFD locks")
-	e = get(b, "posix", 0, 0)
+	e = getlkExclusive(b, "posix")
 	b.must(e, e.Got.Type == "W" && e.Got.Off == 10 && e.Got.Len == 10, "an exclusive lock [10,20)")
 	a.ok(o.unlock())
 	a.ok(k.on(0, "R", 30, 5))
-	e = get(b, "ofd", 0, 0)
-	b.must(e, e.Got.Type == "R" && e.Got.Off == 30 && e.Got.PID == a.pid(), "a shared lock at 30 of pid %d", a.pid())
+	e = getlkExclusive(b, "ofd")
+	b.must(e, e.Got.Type == "R" && e.Got.Off == 30 && e.Got.Len == 5, "a shared lock [30,35)")
 	a.ok(k.on(0, "U", 0, 0))
-	e = get(b, "ofd", 0, 0)
+	e = getlkExclusive(b, "ofd")
 	b.must(e, e.Got.Type == "U", "no conflict")
+}
+
+// ofdGetlkPid: over FUSE the kernel says neither to the file system whether it is asked for
+// an OFD lock, nor to the asker whether it was one: it goes by the kind of the question.
+func ofdGetlkPid(t *T) {
+	o, k := kinds[2], kinds[1]
+	w := t.file("f", 2)
+	a, b := w[0], w[1]
+	a.ok(o.exclusive())
+	e := getlkExclusive(b, "posix")
+	b.must(e, e.Got.PID == -1, "of pid -1: the holder is an open file")
+	a.ok(o.unlock())
+	a.ok(k.exclusive())
+	e = getlkExclusive(b, "ofd")
+	b.must(e, e.Got.PID == a.pid(), "of pid %d: the holder is a process", a.pid())
 }
 
 func posixDeadlock(t *T) {

@@ -82,7 +82,7 @@ func TestEveryWrongImplementationIsCaught(t *testing.T) {
 			room <- struct{}{}
 			defer func() { <-room }()
 			rep, err := Run(context.Background(), Config{Dirs: dirs, Only: f.Catches, wrong: f.Name,
-				Slice: 400 * time.Millisecond, Grace: 20 * time.Millisecond, Patience: 1500 * time.Millisecond})
+				Slice: 150 * time.Millisecond, Grace: 20 * time.Millisecond, Patience: 1200 * time.Millisecond})
 			if err != nil {
 				t.Errorf("%s: %v", f.Name, err)
 				return

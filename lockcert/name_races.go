@@ -265,23 +265,21 @@ func checkReplace(t *T, all []Event, first int) {
 // certainly there and what certainly was not.
 func listRace(t *T) {
 	a := t.W(0)
+	var stay map[string]bool
+	dir := ""
 	t.again(func(round int) {
-		dir := fmt.Sprintf("l%d", round)
-		a.ok(mkdir(dir))
-		stay := map[string]bool{}
-		for i := range 8 {
-			n := fmt.Sprintf("stays-with-a-longer-name-%d", i)
-			stay[n] = true
-			a.ok(create(dir+"/"+n, ""))
+		if round%8 == 0 { // else the directory that has grown so far
+			dir, stay = fmt.Sprintf("l%d", round), map[string]bool{}
+			a.ok(mkdir(dir))
 		}
 		programs := make([][]Step, raceWorkers)
 		for w := range programs {
 			for i := range 12 {
-				n := fmt.Sprintf("%s/w%d.%d", dir, w, i)
+				name := func(i int) string { return fmt.Sprintf("%s/a-rather-long-name-%d-%d-%d", dir, round, w, i) }
 				if w%2 == 0 {
-					programs[w] = append(programs[w], create(n, ""))
+					programs[w] = append(programs[w], create(name(i), ""))
 					if i%3 > 0 {
-						programs[w] = append(programs[w], unlink(fmt.Sprintf("%s/w%d.%d", dir, w, i-i%2)))
+						programs[w] = append(programs[w], unlink(name(i-i%2)))
 					}
 				} else {
 					programs[w] = append(programs[w], list(dir))
@@ -290,20 +288,28 @@ func listRace(t *T) {
 		}
 		all := t.race(programs)
 		t.trace = t.trace[:0]
-		checkListings(t, dir, stay, all)
+		for n, l := range checkListings(t, dir, stay, all) {
+			if l.going == never {
+				stay[n] = true
+			}
+		}
 	})
 }
 
-func checkListings(t *T, dir string, stay map[string]bool, all []Event) {
-	type life struct{ made, mading, going, went int64 } // when its create returned and was called, its unlink was called and returned
+// life is a name's: when its create was called and returned, its unlink was called and returned.
+type life struct{ making, made, going, gone int64 }
+
+const never = 1 << 62
+
+func checkListings(t *T, dir string, stay map[string]bool, all []Event) map[string]*life {
 	lives := map[string]*life{}
 	for _, e := range all {
 		n := strings.TrimPrefix(e.P, dir+"/")
 		switch {
 		case e.Op == "create" && e.Errno == 0:
-			lives[n] = &life{e.Ret, e.Call, 1 << 62, 1 << 62}
+			lives[n] = &life{e.Call, e.Ret, never, never}
 		case e.Op == "unlink" && e.Errno == 0 && lives[n] != nil:
-			lives[n].going, lives[n].went = e.Call, e.Ret
+			lives[n].going, lives[n].gone = e.Call, e.Ret
 		}
 	}
 	for i, e := range all {
@@ -328,7 +334,7 @@ func checkListings(t *T, dir string, stay map[string]bool, all []Event) {
 			if !listed && l.made < e.Call && l.going > e.Ret {
 				t.blame(all, fmt.Sprintf("%q was made before the listing began and is not in it", n), i)
 			}
-			if listed && (l.mading > e.Ret || l.went < e.Call) {
+			if listed && (l.making > e.Ret || l.gone < e.Call) {
 				t.blame(all, fmt.Sprintf("%q did not exist during the listing and is in it", n), i)
 			}
 		}
@@ -338,4 +344,5 @@ func checkListings(t *T, dir string, stay map[string]bool, all []Event) {
 			}
 		}
 	}
+	return lives
 }

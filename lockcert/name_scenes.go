@@ -213,6 +213,31 @@ func attrSize(t *T) {
 	})
 }
 
+// seekEnd looks through a handle of each kind: a mount may treat one that could write otherwise.
+func seekEnd(t *T) {
+	t.W(0).ok(create("f", "12345"))
+	size := int64(5)
+	t.pair(4, func(i int, m, l *W) {
+		m.ok(rdwr(0, "f"))
+		for _, mode := range []int{unix.O_RDONLY, unix.O_RDWR} {
+			l.ok(openAs(1, "f", mode))
+			see := func() {
+				e := l.ok(Step{Op: "seek-end", H: 1})
+				l.must(e, e.N == size, "%d", size)
+			}
+			see()
+			m.ok(pwrite(0, size, "some more"))
+			size += 9
+			see()
+			m.ok(Step{Op: "ftruncate", Len: 3})
+			size = 3
+			see()
+			l.ok(closes(1))
+		}
+		m.ok(closes(0))
+	})
+}
+
 func attrModeTimes(t *T) {
 	f := "f"
 	t.W(0).ok(create(f, ""))

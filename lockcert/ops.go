@@ -19,6 +19,7 @@ type Ops interface {
 	Pwrite(fd int, b []byte, off int64) (int, error)
 	Write(fd int, b []byte) (int, error)
 	Ftruncate(fd int, size int64) error
+	Seek(fd int, off int64, whence int) (int64, error)
 	Fstat(fd int, st *unix.Stat_t) error
 	Lstat(path string, st *unix.Stat_t) error
 	Chmod(path string, mode uint32) error
@@ -49,8 +50,11 @@ func (Kernel) Pread(fd int, b []byte, off int64) (int, error) { return unix.Prea
 func (Kernel) Pwrite(fd int, b []byte, off int64) (int, error) {
 	return unix.Pwrite(fd, b, off)
 }
-func (Kernel) Write(fd int, b []byte) (int, error)      { return unix.Write(fd, b) }
-func (Kernel) Ftruncate(fd int, size int64) error       { return unix.Ftruncate(fd, size) }
+func (Kernel) Write(fd int, b []byte) (int, error) { return unix.Write(fd, b) }
+func (Kernel) Ftruncate(fd int, size int64) error  { return unix.Ftruncate(fd, size) }
+func (Kernel) Seek(fd int, off int64, whence int) (int64, error) {
+	return unix.Seek(fd, off, whence)
+}
 func (Kernel) Fstat(fd int, st *unix.Stat_t) error      { return unix.Fstat(fd, st) }
 func (Kernel) Lstat(path string, st *unix.Stat_t) error { return unix.Lstat(path, st) }
 func (Kernel) Chmod(path string, mode uint32) error     { return unix.Chmod(path, mode) }

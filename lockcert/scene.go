@@ -105,7 +105,8 @@ func (w *W) take(c *call) *Event {
 		t.trace = append(t.trace, Event{Step: c.steps[0], Worker: c.id, Mount: w.w.mount, Call: c.sent})
 		select {
 		case <-c.done:
-			panic(broken{fmt.Errorf("worker %s ended by itself", w)})
+			t.trace[len(t.trace)-1].mark = "its process ended"
+			t.failf("%s died of %q", w, c.steps[0])
 		default:
 		}
 		t.failf("%s: %q has not returned after %v", w, c.steps[0], t.patience)
@@ -185,8 +186,8 @@ func (w *W) waits(s Step) *pending {
 	case <-time.After(t.patience):
 		w.take(c)
 	}
-	for end := time.Now().Add(time.Second); !c.inLockCall() && time.Now().Before(end); {
-		time.Sleep(200 * time.Microsecond)
+	for end := time.Now().Add(t.grace); !c.inLockCall() && time.Now().Before(end); {
+		time.Sleep(500 * time.Microsecond)
 	}
 	p.stillWaits()
 	return p

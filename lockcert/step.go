@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -178,6 +179,8 @@ func (p *player) play(s Step) Event {
 		e.N, err = p.bump(fd, s.Off)
 	case "ftruncate":
 		err = p.ops.Ftruncate(fd, s.Len)
+	case "seek-end":
+		e.N, err = p.ops.Seek(fd, 0, unix.SEEK_END)
 	case "stat", "fstat":
 		var st unix.Stat_t
 		if s.Op == "stat" {
@@ -219,9 +222,9 @@ func (p *player) play(s Step) Event {
 	case "mmap":
 		p.maps[s.H], err = unix.Mmap(fd, 0, int(s.Len), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	case "store":
-		copy(p.maps[s.H][s.Off:], s.Data)
+		err = touch(func() { copy(p.maps[s.H][s.Off:], s.Data) })
 	case "load":
-		e.Out = string(p.maps[s.H][s.Off : s.Off+s.Len])
+		err = touch(func() { e.Out = string(p.maps[s.H][s.Off : s.Off+s.Len]) })
 	case "lend": // to a child, by inheritance over fork
 		p.kids[s.To], err = newHolder(p.self, fd)
 	case "reap":
@@ -271,6 +274,18 @@ func (p *player) bump(fd int, off int64) (int64, error) {
 	runtime.Gosched() // give others their chance to come between
 	_, err := p.ops.Pwrite(fd, b, off)
 	return int64(n), err
+}
+
+// touch uses a mapping; a page the file system can not deliver is EFAULT, not the end.
+func touch(use func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			err = syscall.EFAULT
+		}
+	}()
+	use()
+	return nil
 }
 
 func (p *player) lock(fd int, l *Lock) error {
@@ -364,7 +379,7 @@ func (s Step) String() string {
 		if s.Flags != 0 {
 			words[0] = map[int]string{unix.RENAME_NOREPLACE: "rename-noreplace", unix.RENAME_EXCHANGE: "exchange"}[s.Flags]
 		}
-	case "close", "pread", "pwrite", "append", "bump", "ftruncate", "fstat", "mmap", "store", "load", "lend":
+	case "close", "pread", "pwrite", "append", "bump", "ftruncate", "fstat", "seek-end", "mmap", "store", "load", "lend":
 		words = append(words, fmt.Sprintf("h%d", s.H))
 	case "chmod":
 		words = append(words, fmt.Sprintf("%o", s.Flags))
@@ -424,7 +439,7 @@ func (e *Event) result() string {
 	switch e.Op {
 	case "pread", "read", "readlink", "getxattr", "load":
 		return brief(e.Out)
-	case "bump":
+	case "bump", "seek-end":
 		return fmt.Sprint(e.N)
 	case "stat", "fstat":
 		return fmt.Sprintf("ino %d size %d mode %o nlink %d mtime %d", e.Stat.Ino, e.Stat.Size, e.Stat.Mode, e.Stat.Nlink, e.Stat.Mtime)

@@ -66,6 +66,7 @@ var Faults = []Fault{
 	{Name: "mkdir-twice", Does: "mkdir of an existing directory succeeds", Catches: []string{"names/mkdir"}, make: func(o Ops, _ *wrongEnv) Ops { return &mkdirTwice{o} }},
 	{Name: "unlink-twice", Does: "unlink of a name that is gone succeeds", Catches: []string{"names/unlink", "names/gone"}, make: func(o Ops, _ *wrongEnv) Ops { return &unlinkTwice{o} }},
 	{Name: "stale-listing", Does: "a directory's listing is kept for a while", Catches: []string{"dir/coherent", "dir/list"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleList{Ops: o, kept: map[string]kept[[]string]{}} }},
+	{Name: "stale-end", Does: "lseek goes by the size at open", Catches: []string{"attr/seek-end"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleEnd{Ops: o, size: map[int]int64{}} }},
 	{Name: "stale-xattr", Does: "an xattr's value is kept for a while", Catches: []string{"attr/xattr"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleXattr{Ops: o, kept: map[string]kept[string]{}} }},
 }
 
@@ -422,6 +423,26 @@ func (o *staleRead) Pwrite(fd int, b []byte, off int64) (int, error) {
 func (o *staleRead) Ftruncate(fd int, size int64) error {
 	clear(o.kept)
 	return o.Ops.Ftruncate(fd, size)
+}
+
+// staleEnd keeps the end it found first through a handle.
+type staleEnd struct {
+	Ops
+	size map[int]int64
+}
+
+func (o *staleEnd) Seek(fd int, off int64, whence int) (int64, error) {
+	if n, ok := o.size[fd]; ok {
+		return n, nil
+	}
+	n, err := o.Ops.Seek(fd, off, whence)
+	o.size[fd] = n
+	return n, err
+}
+
+func (o *staleEnd) Close(fd int) error {
+	delete(o.size, fd)
+	return o.Ops.Close(fd)
 }
 
 type lostWrite struct {
