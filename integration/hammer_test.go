@@ -59,7 +59,9 @@ func TestHammer(t *testing.T) {
 				seed := first + uint64(i)
 				kind := kinds[i%int64(len(kinds))]
 				sub := fmt.Sprintf("%s-%d", kind, seed)
-				cfg := storm.Config{Seed: seed}
+				cfg := storm.Config{Seed: seed, Patience: 30 * time.Second, Stuck: func(what string) {
+					fmt.Fprintf(os.Stderr, "seed %d: %s has waited for 30 s\n%s", seed, what, c.Why())
+				}}
 				for _, m := range mounts {
 					cfg.Dirs = append(cfg.Dirs, filepath.Join(m, sub))
 				}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/internal/admin"
 )
 
 var build = sync.OnceValues(func() (string, error) {
@@ -275,10 +277,29 @@ func (c *Cluster) end() {
 	}
 }
 
+// Why says what waits in the rank and for whom, out of the admin sockets of the mds.
+func (c *Cluster) Why() string {
+	var sb strings.Builder
+	socks, _ := filepath.Glob(filepath.Join(c.Dir, "mds.*", admin.SocketName))
+	for _, s := range socks {
+		for _, cmd := range []string{"rank", "why"} {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			v, err := admin.Call(ctx, s, cmd, nil)
+			cancel()
+			fmt.Fprintf(&sb, "%s: %s: %s", s, cmd, v)
+			if err != nil {
+				fmt.Fprintf(&sb, " %v", err)
+			}
+			sb.WriteByte('\n')
+		}
+	}
+	return sb.String()
+}
+
 // bark dumps every process's goroutines into its log (SIGQUIT), prints them and lets go of
 // the mounts, so that a hung system call returns and the test fails with a report.
 func (c *Cluster) bark() {
-	fmt.Fprintf(os.Stderr, "watchdog: %s took too long\n", c.t.Name())
+	fmt.Fprintf(os.Stderr, "watchdog: %s took too long\n%s", c.t.Name(), c.Why())
 	for _, pid := range c.MountPIDs() {
 		syscall.Kill(pid, syscall.SIGQUIT)
 	}

@@ -35,7 +35,12 @@ func Appends(ctx context.Context, cfg Config, workersPerMount int) (records int,
 			}
 			defer f.Close()
 			for ctx.Err() == nil && (cfg.Steps > 0 && wrote[w] < cfg.Steps || cfg.Steps == 0 && time.Now().Before(end)) {
-				if _, err := f.WriteString(record(w, wrote[w])); err != nil {
+				done := cfg.watch("append")
+				_, err := f.WriteString(record(w, wrote[w]))
+				if late := done(); err == nil {
+					err = late
+				}
+				if err != nil {
 					errs[w] = err
 					return
 				}

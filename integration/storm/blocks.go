@@ -83,6 +83,7 @@ func blockRound(cfg Config, round, workersPerMount int) error {
 					b := rng.IntN(blocks)
 					in := blockIn{write: rng.IntN(3) == 0, val: uint64(w+1)<<32 | uint64(i+1)}
 					call := time.Since(start).Nanoseconds()
+					done := cfg.watch("block")
 					var out uint64
 					if rng.IntN(4) == 0 {
 						var f *os.File
@@ -92,6 +93,9 @@ func blockRound(cfg Config, round, workersPerMount int) error {
 						}
 					} else {
 						out, err = doBlock(kept, b, in)
+					}
+					if late := done(); err == nil {
+						err = late
 					}
 					if err != nil {
 						return err

@@ -141,7 +141,11 @@ func nameRound(cfg Config, round, workersPerMount int) error {
 			for i := range 14 {
 				in := drawName(rng, fmt.Sprintf("t%d.%d", w, i))
 				call := time.Since(start).Nanoseconds()
+				done := cfg.watch(in.op)
 				out, err := doName(d, in)
+				if late := done(); err == nil {
+					err = late
+				}
 				ret := time.Since(start).Nanoseconds()
 				mu.Lock()
 				if err != nil && fail == nil {

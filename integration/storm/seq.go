@@ -24,6 +24,35 @@ type Config struct {
 	Duration time.Duration
 	Steps    int                              // when > 0: stop after so many, whatever the time
 	Logf     func(format string, args ...any) // progress; may be nil
+	Patience time.Duration                    // when > 0: an operation that takes longer is an error …
+	Stuck    func(what string)                // … and this is told while it still waits; may be nil
+}
+
+// impatient is an operation that took longer than Config.Patience.
+type impatient struct {
+	what string
+	took time.Duration
+}
+
+func (e *impatient) Error() string { return fmt.Sprintf("%s took %v", e.what, e.took) }
+
+// watch is called before an operation, and what it returns after it.
+func (c *Config) watch(what string) func() error {
+	if c.Patience == 0 {
+		return func() error { return nil }
+	}
+	start := time.Now()
+	stuck := time.AfterFunc(c.Patience, func() {
+		if c.Stuck != nil {
+			c.Stuck(what)
+		}
+	})
+	return func() error {
+		if stuck.Stop() {
+			return nil
+		}
+		return &impatient{what, time.Since(start)}
+	}
 }
 
 func (c Config) logf(format string, args ...any) {
@@ -146,7 +175,12 @@ func (s *seq) step() error {
 	k := s.rng.IntN(seqWeight)
 	for _, o := range seqOps {
 		if k -= o.weight; k < 0 {
-			if err := o.run(s, side); err != nil {
+			done := s.cfg.watch(o.name)
+			err := o.run(s, side)
+			if err == nil {
+				err = done()
+			}
+			if err != nil {
 				return fmt.Errorf("%s on mount %d: %w", o.name, side, err)
 			}
 			return nil
