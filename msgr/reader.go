@@ -15,7 +15,7 @@ const (
 
 // reader cuts a stream into frames.
 type reader struct {
-	nc    io.Reader
+	nc    net.Conn
 	lim   Limits
 	buf   []byte
 	r, w  int // buf[r:w] is unread
@@ -25,7 +25,7 @@ type reader struct {
 }
 
 func (d *reader) init(nc net.Conn, lim Limits) {
-	d.nc, d.lim = readerOf(nc), lim
+	d.nc, d.lim = nc, lim
 	d.buf = make([]byte, 4<<10) // enough for the hello; grows when the peer is known
 }
 

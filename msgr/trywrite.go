@@ -65,7 +65,6 @@ func (w *rawWriter) tryWrite(segs [][]byte) (int, error) {
 }
 
 // writev always returns true: RawConn would otherwise wait until the socket is writable.
-// RawSyscall: see rawReader.
 func (w *rawWriter) writev(fd uintptr) bool {
 	segs, skip := w.segs, 0
 	for len(segs) > 0 {
@@ -86,7 +85,7 @@ func (w *rawWriter) writev(fd uintptr) bool {
 		if k == 0 {
 			return true
 		}
-		r, _, errno := syscall.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(k))
+		r, _, errno := syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(k))
 		runtime.KeepAlive(segs)
 		switch errno {
 		case 0:

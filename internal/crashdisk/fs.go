@@ -84,24 +84,6 @@ func (f osFile) Sync() error {
 	}
 }
 
-// WriteSync is WriteAt and Sync of what it wrote, in one call of the system.
-func (f osFile) WriteSync(p []byte, off int64) error {
-	for len(p) > 0 {
-		n, err := unix.Pwritev2(int(f.Fd()), [][]byte{p}, off, unix.RWF_DSYNC)
-		switch err {
-		case nil:
-			p, off = p[n:], off+int64(n)
-		case unix.EINTR:
-		case unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL: // an old kernel, or a file system that knows no such thing
-			_, err := f.WriteAt(p, off)
-			return errors.Join(err, f.Sync())
-		default:
-			return &fs.PathError{Op: "pwritev2", Path: f.Name(), Err: err}
-		}
-	}
-	return nil
-}
-
 func (f osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {

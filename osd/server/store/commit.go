@@ -33,26 +33,16 @@ func makeWAL(f crashdisk.File, id wire.UUID, size int64) error {
 	return nil
 }
 
-// write makes b durable at off.
 func (w *walFile) write(off journal.Pos, b []byte) error {
 	at, first := w.ring.At(off, len(b))
-	if s, ok := w.f.(syncWriter); ok && first == len(b) {
-		return s.WriteSync(b, at)
-	}
 	if _, err := w.f.WriteAt(b[:first], at); err != nil {
 		return err
 	}
-	if first < len(b) {
-		if _, err := w.f.WriteAt(b[first:], w.ring.Base); err != nil {
-			return err
-		}
+	if first == len(b) {
+		return nil
 	}
-	return w.f.Sync()
-}
-
-// syncWriter is a file that writes and syncs at once; every other file is written, then synced.
-type syncWriter interface {
-	WriteSync(p []byte, off int64) error
+	_, err := w.f.WriteAt(b[first:], w.ring.Base)
+	return err
 }
 
 // read serves journal.Replay: at most one round of the ring from the position where the log
@@ -147,6 +137,9 @@ func (s *Store) commit(off journal.Pos, b []byte, syncData bool) error {
 		}
 	}
 	if err := s.wal.write(off, b); err != nil {
+		return fmt.Errorf("%s: %w", walName, err)
+	}
+	if err := s.wal.f.Sync(); err != nil {
 		return fmt.Errorf("%s: %w", walName, err)
 	}
 	return nil
