@@ -1,6 +1,11 @@
 package lockcert
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // Check is one thing the kit looks at.
 type Check struct {
@@ -90,6 +95,18 @@ func buildChecks() (all []Check) {
 	apart("across")
 	add("mmap/grown", mmapGrown, "a mapping of a file that another process has just made longer can be read: no SIGBUS")
 	apart("across")
+	features := map[string]int{} // of one feature stand together, in the order of its first
+	for _, c := range all {
+		f, _, _ := strings.Cut(c.Name, "/")
+		if _, ok := features[f]; !ok {
+			features[f] = len(features)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Check) int {
+		fa, _, _ := strings.Cut(a.Name, "/")
+		fb, _, _ := strings.Cut(b.Name, "/")
+		return features[fa] - features[fb]
+	})
 	return all
 }
 

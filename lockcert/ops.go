@@ -34,6 +34,7 @@ type Ops interface {
 	Mkdir(path string, mode uint32) error
 	Rmdir(path string) error
 	ReadDir(path string) ([]string, error)
+	Mmap(fd, size, flags int) ([]byte, error)
 	Flock(fd int, how int) error
 	Fcntl(fd int, cmd int, lk *unix.Flock_t) error
 }
@@ -96,6 +97,9 @@ func (Kernel) ReadDir(path string) ([]string, error) {
 	names, err := f.Readdirnames(-1)
 	slices.Sort(names)
 	return names, err
+}
+func (Kernel) Mmap(fd, size, flags int) ([]byte, error) {
+	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags)
 }
 func (Kernel) Flock(fd int, how int) error { return unix.Flock(fd, how) }
 func (Kernel) Fcntl(fd int, cmd int, lk *unix.Flock_t) error {

@@ -102,6 +102,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	rep := &Report{Dirs: cfg.Dirs, Seed: cfg.Seed, Began: time.Now(), Places: places}
 	end := rep.Began.Add(time.Duration(cfg.Minutes * float64(time.Minute)))
 	for lap := 0; ; lap++ {
+		made := 0
 		for i, c := range checks {
 			if lap > 0 && !c.race {
 				continue
@@ -113,6 +114,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 				if rep.failed(c.Name, place) {
 					continue // its first counter-example is what counts
 				}
+				made++
 				r, err := one(&cfg, p, c, place, bases, lap, i)
 				if err != nil {
 					return rep.end(), fmt.Errorf("%w: %s: %w", ErrSetup, c.Name, err)
@@ -123,7 +125,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 				}
 			}
 		}
-		if cfg.Minutes == 0 || time.Now().After(end) {
+		if cfg.Minutes == 0 || made == 0 || time.Now().After(end) {
 			return rep.end(), nil
 		}
 	}

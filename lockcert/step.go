@@ -220,7 +220,7 @@ func (p *player) play(s Step) Event {
 	case "getlk":
 		e.Got, err = p.getlk(fd, s.Lock)
 	case "mmap":
-		p.maps[s.H], err = unix.Mmap(fd, 0, int(s.Len), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		p.maps[s.H], err = p.ops.Mmap(fd, int(s.Len), unix.MAP_SHARED)
 	case "store":
 		err = touch(func() { copy(p.maps[s.H][s.Off:], s.Data) })
 	case "load":

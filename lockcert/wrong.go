@@ -33,17 +33,21 @@ type wrongEnv struct {
 
 // Faults are all wrong implementations.
 var Faults = []Fault{
-	{Name: "two-writers", Does: "a conflicting lock is granted all the same", Catches: []string{"flock/exclusion", "posix/exclusion", "ofd/exclusion", "posix/counter", "flock/history"}, make: func(o Ops, _ *wrongEnv) Ops { return &twoWriters{o} }},
+	{Name: "two-writers", Does: "a conflicting lock is granted all the same", Catches: []string{"flock/exclusion", "posix/exclusion", "ofd/exclusion", "*/counter", "*/history", "*/unlinked", "posix/own", "flock/fork", "!data/*", "!names/*"}, make: func(o Ops, _ *wrongEnv) Ops { return &twoWriters{o} }},
 	{Name: "local-lock", Does: "locks hold on their own mount only", Catches: []string{"flock/exclusion", "posix/ranges", "ofd/exclusion"}, Across: true, make: func(o Ops, e *wrongEnv) Ops { return &localLock{Ops: o, env: e, shadow: map[int]int{}} }},
-	{Name: "lost-wakeup", Does: "who has to wait for a lock is never woken", Catches: []string{"flock/blocking", "posix/wake-all", "ofd/fifo"}, make: func(o Ops, _ *wrongEnv) Ops {
+	{Name: "lost-wakeup", Does: "who has to wait for a lock is never woken", Catches: []string{"*/blocking", "*/wake-all", "ofd/fifo", "flock/convert"}, make: func(o Ops, _ *wrongEnv) Ops {
 		return &polling{Ops: o, turn: func(int) bool { return false }}
 	}},
 	{Name: "unfair-queue", Does: "the latest waiter is granted first", Catches: []string{"flock/fifo", "posix/fifo"}, make: newUnfair},
 	{Name: "no-deadlock", Does: "cycles of waits are not noticed", Catches: []string{"posix/deadlock"}, make: func(o Ops, _ *wrongEnv) Ops {
 		return &polling{Ops: o, turn: func(int) bool { return true }, posixOnly: true}
 	}},
-	{Name: "deaf-wait", Does: "signals do not end a wait", Catches: []string{"flock/interrupt", "posix/interrupt"}, make: func(o Ops, _ *wrongEnv) Ops { return &deaf{o} }},
-	{Name: "ghost-holder", Does: "locks of a killed process stay", Catches: []string{"flock/kill-holder", "posix/kill-holder"}, make: func(o Ops, e *wrongEnv) Ops { return &ghost{Ops: o, env: e} }},
+	{Name: "deaf-wait", Does: "signals do not end a wait", Catches: []string{"*/interrupt"}, make: func(o Ops, _ *wrongEnv) Ops { return &deaf{o} }},
+	{Name: "ghost-holder", Does: "locks of a killed process stay", Catches: []string{"*/kill-holder"}, make: func(o Ops, e *wrongEnv) Ops { return &ghost{Ops: o, env: e} }},
+	{Name: "ghost-waiter", Does: "a killed waiter keeps its place in the queue", Catches: []string{"*/kill-waiter"}, make: func(o Ops, e *wrongEnv) Ops { return &ghostWaiter{Ops: o, env: e} }},
+	{Name: "any-handle", Does: "an exclusive lock is granted through a read-only handle", Catches: []string{"posix/mode"}, make: func(o Ops, _ *wrongEnv) Ops { return &anyHandle{o} }},
+	{Name: "upgrade-drops", Does: "an upgrade that is refused has lost the shared lock", Catches: []string{"*/upgrade-kept"}, make: func(o Ops, _ *wrongEnv) Ops { return &upgradeDrops{o} }},
+	{Name: "whence-ignored", Does: "a range relative to the end is taken from the start", Catches: []string{"posix/whence"}, make: func(o Ops, _ *wrongEnv) Ops { return &noWhence{o} }},
 	{Name: "close-keeps", Does: "a close does not drop locks", Catches: []string{"flock/close", "posix/close", "ofd/close"}, make: func(o Ops, _ *wrongEnv) Ops { return &leaky{o} }},
 	{Name: "blind-getlk", Does: "F_GETLK never finds a lock", Catches: []string{"posix/getlk", "ofd/getlk"}, make: func(o Ops, _ *wrongEnv) Ops { return &blind{o} }},
 	{Name: "whole-file", Does: "a range lock takes the whole file", Catches: []string{"posix/ranges", "ofd/ranges"}, make: func(o Ops, _ *wrongEnv) Ops { return &wholeFile{o} }},
@@ -65,6 +69,9 @@ var Faults = []Fault{
 	{Name: "link-replaces", Does: "link replaces an existing name", Catches: []string{"names/link"}, make: func(o Ops, _ *wrongEnv) Ops { return &linkReplaces{o} }},
 	{Name: "mkdir-twice", Does: "mkdir of an existing directory succeeds", Catches: []string{"names/mkdir"}, make: func(o Ops, _ *wrongEnv) Ops { return &mkdirTwice{o} }},
 	{Name: "unlink-twice", Does: "unlink of a name that is gone succeeds", Catches: []string{"names/unlink", "names/gone"}, make: func(o Ops, _ *wrongEnv) Ops { return &unlinkTwice{o} }},
+	{Name: "rmdir-all", Does: "rmdir removes what is in the directory", Catches: []string{"names/rmdir"}, make: func(o Ops, _ *wrongEnv) Ops { return &rmdirAll{o} }},
+	{Name: "private-map", Does: "a shared mapping is a copy", Catches: []string{"mmap/same-file"}, make: func(o Ops, _ *wrongEnv) Ops { return &privateMap{o} }},
+	{Name: "empty-map", Does: "a mapping has no pages", Catches: []string{"mmap/grown"}, make: func(o Ops, e *wrongEnv) Ops { return &emptyMap{o, e} }},
 	{Name: "stale-listing", Does: "a directory's listing is kept for a while", Catches: []string{"dir/coherent", "dir/list"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleList{Ops: o, kept: map[string]kept[[]string]{}} }},
 	{Name: "stale-end", Does: "lseek goes by the size at open", Catches: []string{"attr/seek-end"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleEnd{Ops: o, size: map[int]int64{}} }},
 	{Name: "stale-xattr", Does: "an xattr's value is kept for a while", Catches: []string{"attr/xattr"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleXattr{Ops: o, kept: map[string]kept[string]{}} }},
@@ -295,6 +302,73 @@ func (o *ghost) Flock(fd, how int) error {
 func (o *ghost) Fcntl(fd, cmd int, lk *unix.Flock_t) error {
 	_, waits := nonBlocking(cmd)
 	return o.take(fd, lk.Type == unix.F_UNLCK, waits, func() error { return o.Ops.Fcntl(fd, cmd, lk) })
+}
+
+// ghostWaiter lets a wait begin only when nobody's note is older, and the note of one that
+// was killed stays.
+type ghostWaiter struct {
+	Ops
+	env *wrongEnv
+}
+
+func (o *ghostWaiter) wait(fd int, try func() error) error {
+	var st unix.Stat_t
+	o.Ops.Fstat(fd, &st)
+	mine := filepath.Join(o.env.state, fmt.Sprintf("queue-%d-%020d", st.Ino, now()))
+	os.WriteFile(mine, nil, 0o600)
+	defer os.Remove(mine)
+	for {
+		all, _ := filepath.Glob(filepath.Join(o.env.state, fmt.Sprintf("queue-%d-*", st.Ino)))
+		sort.Strings(all)
+		if all[0] == mine {
+			return try()
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (o *ghostWaiter) Flock(fd, how int) error {
+	if how&(unix.LOCK_NB|unix.LOCK_UN) != 0 {
+		return o.Ops.Flock(fd, how)
+	}
+	return o.wait(fd, func() error { return o.Ops.Flock(fd, how) })
+}
+
+func (o *ghostWaiter) Fcntl(fd, cmd int, lk *unix.Flock_t) error {
+	if _, waits := nonBlocking(cmd); !waits {
+		return o.Ops.Fcntl(fd, cmd, lk)
+	}
+	return o.wait(fd, func() error { return o.Ops.Fcntl(fd, cmd, lk) })
+}
+
+type anyHandle struct{ Ops }
+
+func (o *anyHandle) Fcntl(fd, cmd int, lk *unix.Flock_t) error {
+	if err := o.Ops.Fcntl(fd, cmd, lk); err != syscall.EBADF {
+		return err
+	}
+	return nil
+}
+
+type upgradeDrops struct{ Ops }
+
+func (o *upgradeDrops) Fcntl(fd, cmd int, lk *unix.Flock_t) error {
+	err := o.Ops.Fcntl(fd, cmd, lk)
+	if isAgain(err) {
+		u := *lk
+		u.Type = unix.F_UNLCK
+		o.Ops.Fcntl(fd, cmd, &u)
+	}
+	return err
+}
+
+type noWhence struct{ Ops }
+
+func (o *noWhence) Fcntl(fd, cmd int, lk *unix.Flock_t) error {
+	if lk.Whence == unix.SEEK_END {
+		lk.Whence, lk.Start = unix.SEEK_SET, max(lk.Start, -lk.Start)
+	}
+	return o.Ops.Fcntl(fd, cmd, lk)
 }
 
 type leaky struct{ Ops }
@@ -631,6 +705,30 @@ func (o *unlinkTwice) Unlink(path string) error {
 		return err
 	}
 	return nil
+}
+
+type rmdirAll struct{ Ops }
+
+func (o *rmdirAll) Rmdir(path string) error { return os.RemoveAll(path) }
+
+type privateMap struct{ Ops }
+
+func (o *privateMap) Mmap(fd, size, _ int) ([]byte, error) {
+	return o.Ops.Mmap(fd, size, unix.MAP_PRIVATE)
+}
+
+type emptyMap struct {
+	Ops
+	env *wrongEnv
+}
+
+func (o *emptyMap) Mmap(_, size, flags int) ([]byte, error) {
+	f, err := os.Create(filepath.Join(o.env.state, "empty"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return o.Ops.Mmap(int(f.Fd()), size, flags)
 }
 
 type staleList struct {
