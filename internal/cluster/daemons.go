@@ -92,7 +92,7 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 		return nil, err
 	}
 	d := &Daemon{Name: name, Role: role, dir: data, admin: admin.NewRegistry()}
-	err = run(d)
+	err = guarded(dir, e.Log, func() error { return run(d) })
 	if err == nil {
 		d.admin.Register("status", func(json.RawMessage) (any, error) {
 			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster}, nil
@@ -119,6 +119,9 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 // StartMon starts monitor `name` on its directory; an empty one makes the cluster.
 func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, error) {
 	return e.start(ctx, dir, "mon", "mon."+name, func(d *Daemon) error {
+		if err := checkMonStore(d.dir); err != nil {
+			return err
+		}
 		settings := mon.Defaults()
 		settings.OSDSilence = int64(e.Conf.DownGrace)
 		settings.MDSLease = int64(e.Conf.RankLease())
@@ -136,7 +139,10 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 			s := run.State()
 			return map[string]any{"leading": run.Leading(), "osd": s.OSD.Epoch, "fs": s.FS.Epoch}, nil
 		})
-		return run.WaitLeader(ctx)
+		if err := run.WaitLeader(ctx); err != nil {
+			return err
+		}
+		return noteMade(d.dir)
 	})
 }
 
@@ -144,6 +150,9 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon, error) {
 	name := fmt.Sprintf("osd.%d", id)
 	return e.start(ctx, dir, "osd", name, func(d *Daemon) error {
+		if err := checkOSDStore(d.dir); err != nil {
+			return err
+		}
 		run, err := osdserver.Start(ctx, osdserver.Config{
 			Net: e.Net, Dir: d.dir.File("store"), ID: wire.OSDID(id), Listen: listen, MonAddrs: e.Conf.MonAddrs,
 			Cluster: e.Conf.Cluster, Log: e.Log.With().Str("daemon", name).Logger(),

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/fuse"
 	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/monc"
@@ -34,14 +36,29 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 		return nil, nil, err
 	}
 	host, _ := os.Hostname()
-	cl, err := client.New(ctx, client.Config{
+	// Waiting for a damaged rank would be in vain: it stays so until somebody mends it.
+	open, giveUp := context.WithCancelCause(ctx)
+	var opened atomic.Bool
+	mons.OnMaps(func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+		for r, in := range f.Ranks {
+			if in.State == clustermap.RankDamaged && !opened.Load() {
+				giveUp(fmt.Errorf("rank %d is damaged", r))
+			}
+		}
+	})
+	cl, err := client.New(open, client.Config{
 		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
 		Host:    host + ":" + what, Log: e.Log,
 	})
+	opened.Store(true)
 	if err != nil {
+		if ctx.Err() == nil && open.Err() != nil {
+			err = context.Cause(open)
+		}
 		waits := statusOf(mons.OSDMap(), mons.FSMap()).Health
 		mons.Close()
-		return nil, nil, fmt.Errorf("no session with the MDS: %w (the monitors say: %s)", err, waits)
+		giveUp(nil)
+		return nil, nil, fmt.Errorf("no session with the MDS: %w (the monitors say: %s; `capstan status` says what helps)", err, waits)
 	}
 	return cl, mons, nil
 }
