@@ -291,6 +291,12 @@ func (w *capWorld) do(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 			res[i].Pairs = sortedPairs(o.xattr, "")
 		case wire.ObjSetXattr:
 			o.xattr[op.Key] = append([]byte(nil), op.Data...)
+		case wire.ObjOmapGet:
+			for _, k := range op.Keys {
+				if v, there := o.omap[k]; there {
+					res[i].Pairs = append(res[i].Pairs, wire.KV{Key: k, Val: v})
+				}
+			}
 		case wire.ObjOmapRange:
 			p := sortedPairs(o.omap, op.From)
 			if op.Max > 0 && len(p) > int(op.Max) {

@@ -183,7 +183,10 @@ func linRun(t *testing.T, seed int64) {
 		}
 	}
 	crashes := 2
-	for n := 0; n < 36; {
+	for n, turns := 0, 0; n < 36; turns++ {
+		if turns > 20_000 {
+			t.Fatalf("no end: %d operations begun\n%s", n, w.dump())
+		}
 		c := cs[w.rng.Intn(len(cs))]
 		if n%40 == 39 {
 			w.hold = false

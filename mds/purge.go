@@ -162,9 +162,10 @@ func (r *Rank) forgetDir(in *inode) {
 			r.unbind(dn)
 		}
 		dn.dirty = false
-		if dn.pins == 0 && !dn.idle && len(dn.leases) == 0 && dn.locks[0].Idle() {
-			r.dropDentry(dn)
+		for len(dn.leases) > 0 {
+			r.dropLease(dn.leases[0]) // nobody has a cap on the directory, so nobody asks for its names
 		}
+		r.dropDentry(dn) // a request that still has it starts again and does not find the directory
 	}
 	d.dirty = nil
 	if d.isDirty {

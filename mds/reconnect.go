@@ -100,7 +100,20 @@ func (r *Rank) place(s *session, in *inode, c *wire.ReconnectCap) {
 		return
 	}
 	rec := r.capFor(in, s)
-	rec.Show(c.Issued&in.issuable() | caps.Pin)
+	has := c.Issued&in.issuable() | caps.Pin
+	if in.rangeRec(s) == 0 {
+		has &^= caps.AnyWrite | caps.FileAppend // nobody is told of w before its range is durable
+	}
+	rec.Show(has)
+	if err := in.ledger.Exclusive(); err != nil {
+		// One of two does not speak the truth. The fence ends what it may write, and the quiet
+		// what it may cache.
+		r.logf(LogError, "session %v claims %v: %v", s.instance, has, err)
+		rec.Seize(caps.FileMask)
+		r.silentUntil = max(r.silentUntil, r.now+slack(r.validity()+r.kernel()))
+		r.evict(s, "what it says it holds others hold")
+		return
+	}
 	rec.Wanted = c.Wanted & in.issuable()
 	if rec.Issued&caps.FileWr != 0 {
 		rec.MaxSize = in.rangeRec(s)

@@ -479,7 +479,7 @@ func (r *Rank) hold(s *session, m *wire.Request) {
 	if r.replay == nil {
 		return // stopping
 	}
-	if m.Flags&wire.ReqReplay != 0 && r.state == stateReconnect {
+	if m.Flags&wire.ReqReplay != 0 && r.state == stateReconnect && m.Op.Mutates() {
 		s.replay = append(s.replay, replayItem{tid: m.Tid, req: m})
 		return
 	}
