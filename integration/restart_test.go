@@ -58,6 +58,8 @@ func TestStormUnderRestarts(t *testing.T) {
 	if s := envInt("CAPSTAN_RESTART_SECONDS", 0); s > 0 {
 		d = time.Duration(s) * time.Second
 	}
+	defer wg.Wait()
+	defer stop()
 	end := time.Now().Add(d)
 	for i := 0; time.Now().Before(end) && !t.Failed(); i++ {
 		victim := []string{"mds.a", "osd.0", "mds.a", "osd.1", "mon.a", "mds.a", "osd.2"}[i%7]
@@ -67,6 +69,4 @@ func TestStormUnderRestarts(t *testing.T) {
 		c.Start()
 		t.Logf("%s was killed and is up again", victim)
 	}
-	stop()
-	wg.Wait()
 }

@@ -218,7 +218,10 @@ func (c *Cluster) Kill(names ...string) {
 			if syscall.Kill(pid, 0) != nil {
 				break
 			}
-			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); bytes.Contains(b, []byte(") Z ")) {
+			// The first thread is a zombie before the others have let go of what is locked.
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+			if bytes.Contains(b, []byte(") Z ")) && len(threads) <= 1 {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)
