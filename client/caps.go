@@ -191,9 +191,14 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 }
 
 // updateSoon is update for what nobody waits for: it leaves with the next message, or after
-// the link's linger. A REVOKE that comes meanwhile is answered behind it.
+// linger. A REVOKE that comes meanwhile is answered behind it. In a directory that we do not
+// hold Fs of, others work too: what we still seem to have would cost them a round trip.
 func (c *Client) updateSoon(in *Inode) {
 	if in.cap.id == 0 {
+		return
+	}
+	if d := c.inodes[in.parent]; d == nil || d.cap.issued&caps.FileShared == 0 {
+		c.update(in, 0)
 		return
 	}
 	if u := c.makeUpdate(in, 0); c.state == sessOpen {

@@ -114,8 +114,10 @@ func (c *Client) drop(in *Inode) {
 	if in.cap.id != 0 {
 		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
 		in.cap = capRec{}
-		if len(c.releases) >= 64 || in.attr.Nlink == 0 {
+		if len(c.releases) >= 64 {
 			c.sendReleases()
+		} else if in.attr.Nlink == 0 {
+			c.flushSoon() // the rank waits with purging it
 		}
 	}
 }

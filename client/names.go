@@ -345,7 +345,8 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 		c.ref(nd)
 		defer c.unref(nd)
 	}
-	if r.Op == wire.OpUnlink || r.Op == wire.OpRmdir {
+	switch r.Op {
+	case wire.OpUnlink, wire.OpRmdir, wire.OpRename:
 		c.releaseLink(d, r)
 	}
 	cl, err := c.do(k, r)
@@ -359,24 +360,34 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 	return c.entry(k, cl.in)
 }
 
-// releaseLink gives up Ls of what is being unlinked along with the request: the rank need
-// not ask for it.
+// releaseLink gives up Ls of what is being unlinked or renamed along with the request: the rank
+// need not ask for it.
 func (c *Client) releaseLink(d *Inode, r *wire.Request) {
 	ino, ok := c.cover(d, r.Name)
 	in := c.inodes[ino]
-	if !ok || in == nil || in.cap.id == 0 || in.cap.job || in.dirty || in.cap.implemented&caps.LinkShared == 0 || c.state != sessOpen {
+	mine := func() bool {
+		return in.cap.id != 0 && !in.cap.job && !in.dirty && in.cap.implemented&caps.LinkShared != 0 && c.state == sessOpen
+	}
+	if !ok || in == nil || !mine() {
 		return
 	}
-	if in.attrUntil > c.now() {
-		// The kernel trusts its nlink; it lowers that itself when the answer comes, but
-		// another name of the file may be changed by others from now on.
-		if n := c.notifier; n != nil && in.known && in.attr.Nlink > 1 {
-			return
+	c.lose(in, caps.LinkShared)
+	in.cap.issued &^= caps.LinkShared
+	// The kernel trusts its nlink. Of a last name it lowers that itself when the answer comes;
+	// else others may change it from now on, and the kernel must forget it first.
+	if in.attrUntil > c.now() && in.known && c.notifier != nil && (r.Op == wire.OpRename || in.attr.Nlink > 1) {
+		in.attrUntil = 0
+		n := c.notifier
+		c.ref(in)
+		c.unlockFlush()
+		n.Attrs(in.ino)
+		c.mu.Lock()
+		c.unref(in)
+		if !mine() || in.attrUntil > c.now() || in.cap.issued&caps.LinkShared != 0 {
+			return // something came between: the rank asks
 		}
 	}
-	c.lose(in, caps.LinkShared)
 	in.cap.implemented &^= caps.LinkShared
-	in.cap.issued &^= caps.LinkShared
 	in.cap.pending &^= caps.LinkShared
 	r.Release = append(r.Release, *c.makeUpdate(in, 0))
 }

@@ -155,6 +155,9 @@ func (c *Client) handle(m wire.Message) {
 
 // onReply applies an answer in the order of the session, then wakes its caller.
 func (c *Client) onReply(m *wire.Reply) {
+	if m.Safe != 0 {
+		c.onSafe(m.Safe) // it was sent before: a parked request's early reply that carries it is not covered
+	}
 	var cl *call
 	if m.Tid&wire.ReadTid != 0 {
 		cl = c.reads[m.Tid]
@@ -171,9 +174,6 @@ func (c *Client) onReply(m *wire.Reply) {
 			c.trim()
 			c.safeWait.wake()
 		}
-	}
-	if m.Safe != 0 {
-		defer c.onSafe(m.Safe)
 	}
 	if cl == nil {
 		return // answered before, or of a life that is over

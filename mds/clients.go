@@ -24,6 +24,9 @@ type clients struct {
 	busy   map[*caps.Record]wire.PGID
 	loners []*inode // whose ideal loner changes by time alone
 
+	lonerNext int64      // the first of their times; 0: none
+	owing     []*session // in order of owedAt: with a watermark that waits for a reply to ride on
+
 	flocks    *filelock.Graph
 	ticket    uint64
 	lockFiles []*inode            // those with a table of file locks

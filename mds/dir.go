@@ -21,6 +21,7 @@ type dir struct {
 	names map[string]*dentry
 	order *btree.BTreeG[*dentry]
 
+	unborn   bool // made in this life and never flushed: there is no object
 	loaded   bool
 	complete bool
 	fetching bool

@@ -227,7 +227,7 @@ func (r *Rank) flush(d *dir) {
 	if d.flushing || d.fetching || !d.isDirty {
 		return
 	}
-	d.flushing, d.again = true, 0
+	d.flushing, d.again, d.unborn = true, 0, false
 	d.in.pins++
 	r.counts.Flushes++
 	sort.Slice(d.dirty, func(i, j int) bool { return d.dirty[i].name < d.dirty[j].name })

@@ -97,10 +97,14 @@ func (r *Rank) watchLoner(in *inode, at int64) {
 		r.loners = append(r.loners, in)
 	}
 	in.file.lonerAt = min(in.file.lonerAt, at)
+	r.lonerNext = soonest(r.lonerNext, at)
 }
 
 // turnLoners lets the locks of inodes whose time has come look again.
 func (r *Rank) turnLoners() (next int64) {
+	if r.lonerNext == 0 || r.lonerNext > r.now {
+		return r.lonerNext
+	}
 	keep := r.loners[:0]
 	for _, in := range r.loners {
 		switch {
@@ -116,6 +120,7 @@ func (r *Rank) turnLoners() (next int64) {
 	}
 	clear(r.loners[len(keep):])
 	r.loners = keep
+	r.lonerNext = next
 	return next
 }
 

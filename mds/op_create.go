@@ -198,6 +198,6 @@ func (r *Rank) touchDir(d *dir) {
 // bornEmpty gives a new directory its contents: none, and that is all there is to know.
 func (r *Rank) bornEmpty(in *inode) {
 	d := r.newDir(in)
-	d.loaded, d.complete = true, true
+	d.loaded, d.complete, d.unborn = true, true, true
 	d.hdr.Mtime, d.hdr.Ctime = in.rec.Mtime, in.rec.Ctime
 }

@@ -94,6 +94,9 @@ func (r *Rank) reply(q *request, rep *wire.Reply) {
 		}
 	}
 	q.replied = true
+	if stamp <= r.durablePos {
+		r.ride(q.sess, rep)
+	}
 	r.send(q.sess, stamp, uint64(q.Tid), rep)
 }
 

@@ -8,9 +8,12 @@ import (
 
 // The purge queue is the stray directories themselves (strays.go). Objects are deleted a few
 // at a time in the background; the entry that removes the stray dentries follows, one for
-// all that ended in the same step.
+// all that ended while a journal write was under way.
 
-const purgeFlight = 32 // object deletions under way
+const (
+	purgeFlight = 32 // object deletions under way
+	purgeGroup  = 64 // strays that one entry removes; fewer when the journal has nothing to do
+)
 
 type strayState struct {
 	maybe    []*inode // nlink 0: look whether anybody uses them
@@ -78,8 +81,11 @@ func (r *Rank) purgeSome() {
 			if d := p.in.dir; d != nil && (d.flushing || d.fetching) {
 				break // its end calls again
 			}
+			unborn := p.in.dir != nil && p.in.dir.unborn
 			r.forgetDir(p.in)
-			r.purgeObject(p, r.dirObject(p.in.ino()))
+			if !unborn {
+				r.purgeObject(p, r.dirObject(p.in.ino()))
+			}
 		}
 		for p.next < p.end && st.flight < purgeFlight {
 			p.next++
@@ -93,7 +99,7 @@ func (r *Rank) purgeSome() {
 			st.finished = append(st.finished, p.in)
 		}
 	}
-	if len(st.finished) > 0 {
+	if n := len(st.finished); n >= purgeGroup || n > 0 && r.jw.InFlight() == 0 {
 		r.removeStrays()
 	}
 }

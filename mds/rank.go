@@ -23,6 +23,7 @@ type Config struct {
 	QuietUntil  int64      // nothing is answered before (rule LS); monotonic ns
 
 	ValidityNs, RevokeNs int64 // V, R (4.7); 0: 15 s, 10 s
+	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
 	MaxInodes    int // cache bound; 0: 200 000
 	SegmentBytes int // 0: 2 MiB
@@ -243,19 +244,25 @@ func (r *Rank) settle() {
 	}
 }
 
-// pump hands the journal's next runs out: whenever fewer than two writes are under way, all
-// that is queued goes (ES7).
+// pump hands the journal's next runs out, all that is queued in each: at once while none is
+// under way, and beside one under way if an effect waits for what is queued. What nobody waits
+// for goes when the write before it ends (ES7), in one group with what has come meanwhile.
 func (r *Rank) pump() {
 	if r.jw == nil {
 		return
 	}
-	for {
+	for r.jw.InFlight() == 0 || r.awaited() {
 		off, b, ok := r.jw.Next()
 		if !ok {
 			return
 		}
 		r.eff.Journal = append(r.eff.Journal, JournalWrite{off, b})
 	}
+}
+
+// awaited reports whether an effect waits for the journal.
+func (r *Rank) awaited() bool {
+	return len(r.waiting) > 0 || r.objectHead < len(r.objects) || len(r.afters) > 0 || r.state != stateActive
 }
 
 func (r *Rank) tick() {

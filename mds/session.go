@@ -31,7 +31,10 @@ type session struct {
 
 	out     outQueue
 	unsafe  []unsafeTid // early answered or flushed, entry not durable yet; in order of position
-	safe    wire.Tid    // highest watermark sent
+	safe    wire.Tid    // highest watermark sent, or owed
+	owed    wire.Tid    // watermark that rides on the next reply; 0: none
+	owedAt  int64       // … or leaves alone at this time
+	replied int64       // when the last reply left
 	durable wire.Tid    // highest tid known durable
 	parked  []*request  // in order of arrival
 

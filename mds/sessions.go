@@ -186,6 +186,7 @@ func (r *Rank) sessionGone(key SessionKey) {
 // tickSessions does what is due: stale sessions, the ladder, silence, turns, reconnect.
 func (r *Rank) tickSessions() {
 	var next int64
+	r.paySafe()
 	for i := 0; i < len(r.order); i++ {
 		s := r.order[i]
 		switch s.state {
@@ -228,8 +229,9 @@ func (r *Rank) sessionTick() int64 {
 	if len(r.second) > 0 {
 		next = soonest(next, r.second[0].since+r.deadline())
 	}
-	for _, in := range r.loners {
-		next = soonest(next, in.file.lonerAt)
+	next = soonest(next, r.lonerNext)
+	if len(r.owing) > 0 {
+		next = soonest(next, r.owing[0].owedAt)
 	}
 	if r.window != 0 {
 		next = soonest(next, r.windowEnd())

@@ -263,7 +263,7 @@ type Reply struct {
 	Tid      Tid
 	Errno    uint32
 	Early    bool       // not yet durable: keep the request until Safe(≥ tid)
-	Safe     Tid        // a watermark riding along; 0: none
+	Safe     Tid        // a watermark riding along, as if sent just before this reply; 0: none
 	Dir      *InodeStat // the directory of a name operation, when the client should know (caps changed)
 	Target   *InodeStat // what the name leads to, or the inode asked for
 	Lease    *Lease     // for the name
