@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,32 +76,41 @@ func TestTheLocalFileSystemConforms(t *testing.T) {
 // time goes into waiting for calls that never return, so all are tried at once.
 func TestEveryWrongImplementationIsCaught(t *testing.T) {
 	var wg sync.WaitGroup
-	room := make(chan struct{}, 10)
+	room := make(chan struct{}, 12)
 	for _, f := range Faults {
-		wg.Add(1)
 		dirs := mounts(t)
-		go func() {
-			defer wg.Done()
-			room <- struct{}{}
-			defer func() { <-room }()
-			rep, err := Run(context.Background(), Config{Dirs: dirs, Only: f.Catches, wrong: f.Name,
-				Slice: 100 * time.Millisecond, Minutes: 0.3, Grace: 20 * time.Millisecond, Patience: 1200 * time.Millisecond})
-			if err != nil {
-				t.Errorf("%s: %v", f.Name, err)
-				return
-			}
-			for _, x := range rep.Results {
-				want := !f.Across || x.Place == Across
-				if failed := x.Status == Fail; failed != want {
-					t.Errorf("%s: %s, %s: failed is %v, must be %v (seed %d): %s\n%s", f.Name, x.Check, x.Place, failed, want, rep.Seed, x.Detail, strings.Join(Timeline(x.Trace), "\n"))
-				} else if failed && len(x.Trace) == 0 {
-					t.Errorf("%s: %s, %s fails without a counter-example: %s", f.Name, x.Check, x.Place, x.Detail)
-				}
-			}
-		}()
+		for _, check := range f.Catches {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				room <- struct{}{}
+				defer func() { <-room }()
+				caught(t, f, check, dirs)
+			}()
+		}
 	}
 	wg.Wait()
 }
+
+func caught(t *testing.T, f Fault, check string, dirs []string) {
+	rep, err := Run(context.Background(), Config{Dirs: slices.Clone(dirs), Only: []string{check}, wrong: f.Name, Seed: seeds.Add(1),
+		Slice: 100 * time.Millisecond, Minutes: 0.3, Grace: 20 * time.Millisecond, Patience: 1200 * time.Millisecond})
+	if err != nil {
+		t.Errorf("%s: %v", f.Name, err)
+		return
+	}
+	for _, x := range rep.Results {
+		want := !f.Across || x.Place == Across
+		if failed := x.Status == Fail; failed != want {
+			t.Errorf("%s: %s, %s: failed is %v, must be %v (seed %d): %s\n%s", f.Name, x.Check, x.Place, failed, want, rep.Seed, x.Detail, strings.Join(Timeline(x.Trace), "\n"))
+		} else if failed && len(x.Trace) == 0 {
+			t.Errorf("%s: %s, %s fails without a counter-example: %s", f.Name, x.Check, x.Place, x.Detail)
+		}
+	}
+}
+
+// seeds also keep the directories of runs in one file system apart.
+var seeds atomic.Uint64
 
 // No check is there for show: some wrong implementation makes it fail. What is always
 // reported apart differs already on correct kernels.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -132,6 +133,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (cfg *Config) fill() {
+	cfg.Dirs = slices.Clone(cfg.Dirs) // made absolute
 	for cfg.Seed == 0 {
 		var b [4]byte
 		rand.Read(b[:])
@@ -160,6 +162,9 @@ func prepare(dirs []string, seed uint64, patience time.Duration) ([]string, erro
 	for i := range dirs {
 		abs, err := filepath.Abs(dirs[i])
 		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(abs); err != nil {
 			return nil, err
 		}
 		dirs[i] = abs

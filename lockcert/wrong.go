@@ -33,7 +33,7 @@ type wrongEnv struct {
 
 // Faults are all wrong implementations.
 var Faults = []Fault{
-	{Name: "two-writers", Does: "a conflicting lock is granted all the same", Catches: []string{"flock/exclusion", "posix/exclusion", "ofd/exclusion", "*/counter", "*/history", "*/unlinked", "posix/own", "flock/fork", "!data/*", "!names/*"}, make: func(o Ops, _ *wrongEnv) Ops { return &twoWriters{o} }},
+	{Name: "two-writers", Does: "a conflicting lock is granted all the same", Catches: []string{"flock/exclusion", "posix/exclusion", "ofd/exclusion", "*/counter", "flock/history", "posix/history", "ofd/history", "flock/unlinked", "posix/unlinked", "ofd/unlinked", "posix/own", "flock/fork"}, make: func(o Ops, _ *wrongEnv) Ops { return &twoWriters{o} }},
 	{Name: "local-lock", Does: "locks hold on their own mount only", Catches: []string{"flock/exclusion", "posix/ranges", "ofd/exclusion"}, Across: true, make: func(o Ops, e *wrongEnv) Ops { return &localLock{Ops: o, env: e, shadow: map[int]int{}} }},
 	{Name: "lost-wakeup", Does: "who has to wait for a lock is never woken", Catches: []string{"*/blocking", "*/wake-all", "ofd/fifo", "flock/convert"}, make: func(o Ops, _ *wrongEnv) Ops {
 		return &polling{Ops: o, turn: func(int) bool { return false }}
