@@ -114,6 +114,10 @@ type request struct {
 // request takes a request from the session's FIFO.
 func (r *Rank) request(s *session, m *wire.Request) {
 	s.announce(m.Oldest)
+	if len(s.done) > maxDone {
+		r.evict(s, "it does not say what it has heard of")
+		return
+	}
 	r.counts.Requests++
 	op := ops[m.Op]
 	if op == nil {
@@ -133,6 +137,10 @@ func (r *Rank) request(s *session, m *wire.Request) {
 	}
 	r.execute(s, m, false)
 }
+
+// maxDone bounds a completed set, which must fit into the head of a segment: half a minute of
+// changes behind one that waits.
+const maxDone = 150_000
 
 // execute makes a request of m and runs it. replay: it belongs to clientreplay.
 func (r *Rank) execute(s *session, m *wire.Request, replay bool) *request {
