@@ -226,3 +226,33 @@ func TestSegmentHeadsWhileACutFileMoves(t *testing.T) {
 		}
 	}
 }
+
+// While others still say what they hold, nothing is asked back: an ask put to a session that
+// has not reconnected counts as overdue, and a living client was evicted at the next tick.
+func TestNobodyIsAskedBeforeAllHaveSpoken(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", wW)
+	c1.write(ino, 50)
+	c2.create("g", 0)
+	w.boot(false, 6)
+	c1.mute = true // it is slow to answer: data is on its way to the store
+	k := c1.caps[ino]
+	c1.send(0, &wire.Reconnect{Instance: c1.inst, Last: true, Caps: []wire.ReconnectCap{
+		{Ino: ino, Parent: wire.RootIno, Name: "f", Issued: k.bits, Wanted: wW},
+	}})
+	w.pass(1e9)
+	c2.send(0, &wire.Reconnect{Instance: c2.inst, Last: true})
+	if w.r.state != stateActive {
+		t.Fatalf("state %v", w.r.state)
+	}
+	if rec := w.r.inodes[ino].ledger.Get(uint64(c1.inst.Nonce)); rec == nil || rec.Revoking() || !rec.Pending.Has(k.bits) {
+		t.Fatalf("it held %v and has %v", k.bits, rec)
+	}
+	w.pass(3e9)
+	c2.request(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile})
+	w.pass(3e9)
+	if w.fenced[c1.inst] != 0 {
+		t.Fatal("evicted long before the deadline")
+	}
+}
