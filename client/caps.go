@@ -265,7 +265,10 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 			in.parked++
 		}
 		if folio {
-			in.changed.wake() // a revoke may be waiting for our folio
+			// A revoke may be waiting for our folio. Once: two WRITEs that tell at each turn
+			// wake each other for ever.
+			folio = false
+			in.changed.wake()
 		}
 		ev := in.changed.wait()
 		if c.state == sessOpen && c.usable() && (first || asked != in.cap.seq) && !in.cap.job {
