@@ -170,9 +170,6 @@ func (r *Rank) statFor(in *inode, s *session, mask wire.AttrMask, wanted caps.Bi
 		// for them, so nobody shall wait for it.
 		like &^= caps.FileShared
 	}
-	if in.isDir() && in.file != nil && r.now < in.file.calmUntil {
-		like &^= caps.FileShared
-	}
 	st := &wire.InodeStat{}
 	var gain caps.Bits
 	st.Cap, gain = r.issue(in, s, wanted, like)
@@ -236,18 +233,6 @@ func (r *Rank) sendCap(s *session, in *inode, rec *caps.Record, op wire.CapOp, g
 	r.send(s, stamp, 0, m)
 }
 
-// fsRest is how long nobody is offered Fs of a directory after one of several clients lost it:
-// several who create there would otherwise get it with every look, and each create would have
-// to ask for it back.
-const fsRest = int64(500e6)
-
-func (in *inode) calm(until int64) {
-	if in.file == nil {
-		in.file = &fileState{}
-	}
-	in.file.calmUntil = until
-}
-
 // reissue brings what the clients of in are told in line with the rows: REVOKE what is not
 // allowed any more, GRANT what they want and may have now.
 func (r *Rank) reissue(in *inode) {
@@ -283,9 +268,6 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 		r.sendCap(s, in, rec, wire.CapGrantOp, rec.Pending&^before, false)
 		r.served(in, rec)
 	case caps.Revoke:
-		if in.isDir() && before&^rec.Pending&caps.FileShared != 0 && in.ledger.Len() > 1 {
-			in.calm(r.now + fsRest)
-		}
 		a := ask{rec: rec, since: rec.RevokedAt}
 		if s == nil || !s.alive() {
 			r.silent = append(r.silent, a)

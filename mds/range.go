@@ -14,12 +14,11 @@ import (
 
 // fileState is what only inodes in use have.
 type fileState struct {
-	rangePos  journal.Pos   // entry that a shown range rests on; 0: the create's own, which may be early
-	opens     []waitingOpen // opens that wait for their caps
-	calmUntil int64         // of a directory: Fs is not offered before, since several change it
-	lonerAt   int64         // when the ideal loner changes by time, 0: it does not
-	probing   bool          // R1: the size is being recovered
-	locks     *flockTable
+	rangePos journal.Pos   // entry that a shown range rests on; 0: the create's own, which may be early
+	opens    []waitingOpen // opens that wait for their caps
+	lonerAt  int64         // when the ideal loner changes by time, 0: it does not
+	probing  bool          // R1: the size is being recovered
+	locks    *flockTable
 }
 
 func (in *inode) fileState() *fileState {
