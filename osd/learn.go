@@ -39,9 +39,11 @@ type learner struct {
 	asked    []string // of CopyGet under way
 }
 
-func (l *learner) load(kvs []wire.KV) {
+func (l *learner) load(p *pg, kvs []wire.KV) {
 	for _, kv := range kvs {
-		if kv.Key == learnKey && len(kv.Val) == 9 {
+		if kv.Key == learnKey {
+			// Not to understand it is not to know whether this store may be anybody's truth.
+			must.Holdf(len(kv.Val) == 9 && kv.Val[0] <= learnFilled, "%v: record %q of %x: written by a newer program?", p, learnKey, kv.Val)
 			l.state, l.interval = kv.Val[0], binary.BigEndian.Uint64(kv.Val[1:])
 		}
 	}

@@ -128,7 +128,7 @@ func (o *OSD) load(id wire.PGID) {
 	p.durable = p.last
 	p.base = loadTable(o.store.Meta(id, dedupPrefix))
 	p.rebuildDedup()
-	p.learn.load(o.store.Meta(id, learnKey))
+	p.learn.load(p, o.store.Meta(id, learnKey))
 }
 
 func (p *pg) primary() bool { return p.role == rolePrimary }

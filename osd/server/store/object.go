@@ -164,7 +164,7 @@ func (o *object) decode(b []byte) error {
 	}
 	for range runs {
 		hole, phys, n := d.uvarint(), d.uvarint(), d.uvarint()
-		if d.bad || uint64(len(o.refs))+hole+n > MaxObjectBytes/BlockBytes || phys == 0 || phys+n > maxBlocks {
+		if d.bad || hole > MaxObjectBytes/BlockBytes || n > MaxObjectBytes/BlockBytes || uint64(len(o.refs))+hole+n > MaxObjectBytes/BlockBytes || phys == 0 || phys+n > maxBlocks {
 			return bad("block run")
 		}
 		for range hole {

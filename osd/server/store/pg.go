@@ -182,7 +182,10 @@ func (p *pgState) encodeHead() []byte {
 }
 
 func (p *pgState) decodeHead(b []byte) error {
-	if len(b) != 33 || b[0] != pgRecVersion {
+	if len(b) > 0 && b[0] != pgRecVersion {
+		return fmt.Errorf("%w: %s: record of pg %v has version %d, this program knows %d", ErrFormat, metaName, p.id, b[0], pgRecVersion)
+	}
+	if len(b) != 33 {
 		return fmt.Errorf("%w: %s: record of pg %v", ErrCorrupt, metaName, p.id)
 	}
 	p.tail, p.committed = versionAt(b[1:]), versionAt(b[17:])
