@@ -48,6 +48,7 @@ type Inode struct {
 	dirtySet       wire.SetMask
 	dirtyAt        int64
 	flushing       int
+	resent         bool   // … to a new incarnation of the rank, some of them
 	lostGen        uint64 // session generation that lost locks of it: files opened before fail
 	errGen         uint64 // … that lost what was not durable: each file says so once
 	errTold        bool   // one of them did
@@ -233,8 +234,9 @@ func (in *Inode) applyFile(st *wire.InodeStat) {
 	a, m := &in.attr, &st.Attr
 	// Our size and times may be newer. Of a flush on its way that is so only while the rank
 	// has us hold Fw all along: after we gave it up, the rank had the flush when it said this.
+	// But a new incarnation speaks of the file before it has run the resent flush.
 	ours := in.dirty || in.nwr > 0 ||
-		in.flushing > 0 && st.Cap != nil && (in.cap.pending&st.Cap.Pending).Has(caps.FileWr)
+		in.flushing > 0 && (in.resent || st.Cap != nil && (in.cap.pending&st.Cap.Pending).Has(caps.FileWr))
 	switch {
 	case st.TruncSeq > in.tseq:
 		in.tseq = st.TruncSeq

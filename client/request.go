@@ -213,7 +213,9 @@ func (c *Client) onSafe(t wire.Tid) {
 		}
 		k.dropped, any = true, true
 		if k.in != nil {
-			k.in.flushing--
+			if k.in.flushing--; k.in.flushing == 0 {
+				k.in.resent = false
+			}
 			k.in.changed.wake()
 			c.maybeIdle(k.in)
 		}
@@ -302,6 +304,7 @@ func (c *Client) replayKept() {
 			c.send(uint64(k.tid), r)
 		case k.flush != nil:
 			k.flush.Replay, k.flush.Oldest = true, c.oldest()
+			k.in.resent = true
 			k.flush.CapID, k.flush.Seq, k.flush.Mseq = 0, 0, 0
 			k.unsent = false
 			c.send(0, k.flush)

@@ -359,7 +359,7 @@ func (c *Client) startAnew() {
 		}
 		in.voidShared(true)
 		in.cap = capRec{}
-		in.dirty, in.flushing, in.dirtySet = false, 0, 0
+		in.dirty, in.flushing, in.dirtySet, in.resent = false, 0, 0, false
 		in.late = wire.Time{}
 		if in.known {
 			known = append(known, in.ino)
