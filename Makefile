@@ -32,7 +32,7 @@ real: build ## the long set: 2 GiB file, 100 000 names, git gc, dbench, fio
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan CAPSTAN_REAL=1 $(GO) test -timeout 60m -count=1 ./integration/...
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./msgr ./journal ./osd/... ./mds
+	$(GO) test -run '^$$' -bench . -benchmem ./wire ./msgr ./journal ./osd/... ./mds
 
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

@@ -101,6 +101,7 @@ func mdsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			lean.Run(cmd.Context(), 0)
 			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
 				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
 			})
