@@ -71,6 +71,7 @@ type search struct {
 	ops    []*record // by call
 	taken  []uint64  // a bit each
 	left   int       // answered ones not taken
+	unseen []bool    // not answered, and no read shows it
 	visits int
 	seen   map[string]struct{}
 }
@@ -88,6 +89,12 @@ func linearize(history []*record) verdict {
 	}
 	slices.SortStableFunc(s.ops, func(a, b *record) int { return int(a.call - b.call) })
 	s.taken = make([]uint64, (len(s.ops)+63)/64)
+	s.unseen = make([]bool, len(s.ops))
+	for i, r := range s.ops {
+		s.unseen[i] = !r.done && r.kind != kRemove && !slices.ContainsFunc(history, func(x *record) bool {
+			return x.done && x.kind == kRead && strings.Contains(x.out, r.token)
+		})
+	}
 	return s.from("")
 }
 
@@ -155,7 +162,7 @@ func (s *search) from(state string) (v verdict) {
 	for _, done := range []bool{true, false} {
 		for _, i := range may {
 			next, ok := s.ops[i].apply(state)
-			if s.ops[i].done != done || !ok || next == state {
+			if s.ops[i].done != done || !ok || next == state || s.unseen[i] && !s.needed(may, state) {
 				continue
 			}
 			s.flip(i)
@@ -166,6 +173,17 @@ func (s *search) from(state string) (v verdict) {
 		}
 	}
 	return illegal
+}
+
+// needed: a write that nobody was told of and no read shows can only have served to make the
+// object exist for the very next operation. (Writes in between would have made it exist
+// too, and reads would have shown it.) Without this, clients that are fenced with writes
+// under way double the search with each of them.
+func (s *search) needed(may []int, state string) bool {
+	return state == "" && slices.ContainsFunc(may, func(i int) bool {
+		r := s.ops[i]
+		return r.done && (r.kind == kRemove && r.errno == 0 || r.kind == kCreate && r.errno == 17)
+	})
 }
 
 func (s *search) key(state string) string {
