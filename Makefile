@@ -5,6 +5,7 @@ RACE    := ./caps/... ./wire/... ./locker/... ./clustermap/... ./crush/... ./jou
 # One thread each: the race detector has nothing to find and costs ten times.
 PLAIN   := ./locker ./sim/... ./lockcert/...
 FUZZTIME ?= 20s
+SHELL := /bin/bash -o pipefail
 
 .PHONY: demo build test check times real bench fuzz sim diagrams docs
 
@@ -39,8 +40,8 @@ fuzz: ## every fuzz target for FUZZTIME
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
-sim: ## the whole cluster on one thread, from seeds
-	$(GO) test -count=1 ./sim/...
+sim: ## OSDs and monitors on one thread, from seeds; SEEDS=n FROM=n for others
+	$(if $(SEEDS),CAPSTAN_SIM_SEEDS=$(SEEDS)) $(if $(FROM),CAPSTAN_SIM_FROM=$(FROM)) $(GO) test -count=1 -v -timeout 60m ./sim/... | grep -vE '^=== '
 
 diagrams docs: ## pages that come out of tables
 	$(GO) run ./cmd/capstan config --docs > docs/config.md
