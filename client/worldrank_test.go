@@ -21,6 +21,7 @@ type rank struct {
 
 	mu      sync.Mutex
 	inst    wire.Instance
+	self    wire.Instance // of the client, now
 	state   clustermap.RankState
 	changed chan struct{}
 	link    *link
@@ -103,7 +104,11 @@ func (r *rank) change() {
 	r.changed = make(chan struct{})
 }
 
-func (r *rank) Objects(wire.Instance) Objects {
+func (r *rank) Objects(self wire.Instance) Objects {
+	if self == r.self {
+		r.w.say("client goes on as the instance that was fenced")
+	}
+	r.self = self
 	r.w.lives++
 	if r.w.lives > 1 {
 		r.w.say("client begins life %d", r.w.lives)
