@@ -150,6 +150,9 @@ func (s *search) from(state string) (v verdict) {
 	if s.left == 0 {
 		return legal
 	}
+	if s.dead(state) {
+		return illegal
+	}
 	if s.visits++; s.visits > maxVisits {
 		return unknown
 	}
@@ -173,6 +176,22 @@ func (s *search) from(state string) (v verdict) {
 		}
 	}
 	return illegal
+}
+
+// dead: nothing is left that takes bytes away, so the object only grows, and some read shows
+// what this state cannot grow into. Without this, n appends that wait at once are n! states.
+func (s *search) dead(state string) bool {
+	for i, r := range s.ops {
+		if (r.kind == kWrite || r.kind == kRemove) && !s.has(i) {
+			return false
+		}
+	}
+	for i, r := range s.ops {
+		if r.kind == kRead && !s.has(i) && state != "" && (r.errno != 0 || !strings.HasPrefix(r.out, state[1:])) {
+			return true
+		}
+	}
+	return false
 }
 
 // needed: a write that nobody was told of and no read shows can only have served to make the
