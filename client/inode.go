@@ -28,6 +28,7 @@ type Inode struct {
 	known     bool   // the kernel has named it in a request: an invalidation will find it
 	attrUntil int64  // the kernel may trust attributes until then
 	pages     bool   // the kernel may have pages
+	paged     uint64 // counts what may have given it some
 	oldPages  bool   // … which may be older than what is true now
 	refs      int    // ours: open files, calls on their way
 	idleNext  *Inode

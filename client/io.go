@@ -9,10 +9,22 @@ import (
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// Read reads n bytes at off. A kernel READ for the page cache never waits for a cap (B3):
-// without Fc its pages are marked as of unknown age, and the next GETATTR sees to it that
-// they go. A direct read may wait, and does, for Fr.
+// Read reads n bytes at off for a read() that bypasses the kernel's pages, or, of a handle
+// that does not, for the page cache.
 func (c *Client) Read(k *Caller, f *File, off uint64, n int) ([]byte, error) {
+	return c.read(k, f, off, n, !f.Direct)
+}
+
+// ReadPage is Read for the kernel's page cache, whatever the handle: a page fault of a direct
+// handle's mapping is one too.
+func (c *Client) ReadPage(k *Caller, f *File, off uint64, n int) ([]byte, error) {
+	return c.read(k, f, off, n, true)
+}
+
+// read: a READ for the page cache never waits for a cap (B3): without Fc its pages are marked
+// as of unknown age, and the next GETATTR sees to it that they go. A direct read may wait,
+// and does, for Fr.
+func (c *Client) read(k *Caller, f *File, off uint64, n int, page bool) ([]byte, error) {
 	in := f.in
 	c.mu.Lock()
 	defer c.unlockFlush()
@@ -22,12 +34,13 @@ func (c *Client) Read(k *Caller, f *File, off uint64, n int) ([]byte, error) {
 	if !in.isReg() || in.osize == 0 {
 		return nil, syscall.EINVAL
 	}
-	if f.Direct {
+	if !page {
 		if err := c.need(k, in, f, caps.FileRd, false); err != nil {
 			return nil, err
 		}
 	} else {
 		in.pages = true
+		in.paged++
 		if !in.cap.issued.Has(caps.FileCache) || !c.usable() {
 			in.oldPages = true
 		}
@@ -68,7 +81,7 @@ func (c *Client) Read(k *Caller, f *File, off uint64, n int) ([]byte, error) {
 	// and before a direct read says that the file ends, the rank is asked.
 	end := off + r.dataEnd()
 	size = in.attr.Size
-	if f.Direct && max(end, size) < off+uint64(n) {
+	if !page && max(end, size) < off+uint64(n) {
 		if counted {
 			in.nrd--
 			in.changed.wake()
@@ -117,8 +130,9 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 			return 0, err
 		}
 	}
-	if !f.Direct {
+	if !f.Direct || fl.FromMmap {
 		in.pages = true
+		in.paged++
 		if !in.cap.issued.Has(caps.FileCache) || !c.usable() {
 			in.oldPages = true
 		}

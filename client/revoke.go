@@ -19,7 +19,7 @@ func (c *Client) revoke(in *Inode) {
 	c.lose(in, leaving)
 	long := !in.isDir() && leaving&writeBits != 0
 	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
-	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.opens.rw > 0)
+	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.mayBeMapped())
 	if !drain && !kernel {
 		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
 		return
@@ -91,7 +91,7 @@ func (c *Client) runRevoke(in *Inode) {
 		n := c.notifier
 		switch {
 		case n == nil || !in.known:
-		case long && in.opens.rw > 0:
+		case long && in.mayBeMapped():
 			c.invalidatePages(in, n)
 		case in.attrUntil > c.now():
 			in.attrUntil = 0
@@ -121,6 +121,12 @@ func (c *Client) runRevoke(in *Inode) {
 	c.unlockFlush()
 }
 
+// mayBeMapped: a mapping may hold dirty pages. Without pages there are none, and then nothing
+// is invalidated: a notification, even one that finds no page, makes the kernel ignore the
+// attributes in the answer to a GETATTR under way, and it is our own GETATTR that most often
+// takes w from us (lseek(SEEK_END) beside another host's writer went by the old size for ever).
+func (in *Inode) mayBeMapped() bool { return in.opens.rw > 0 && in.pages }
+
 // invalidatePages is step 1: dirty mmap pages come back as WRITE_CACHE, which is served. It
 // is not waited for while a request of this inode that may own a folio waits for the rank:
 // our own SETATTR(size) (B12), or a WRITE whose bits are not there. Reads stay right either
@@ -131,7 +137,7 @@ func (c *Client) invalidatePages(in *Inode, n Notifier) {
 		in.oldPages = true
 	}
 	done := make(chan struct{})
-	ino := in.ino
+	ino, paged := in.ino, in.paged
 	go func() {
 		n.Pages(ino)
 		close(done)
@@ -146,6 +152,9 @@ func (c *Client) invalidatePages(in *Inode, n Notifier) {
 		select {
 		case <-done:
 			c.mu.Lock()
+			if in.paged == paged {
+				in.pages, in.oldPages = false, false
+			}
 			return
 		case <-ch:
 			c.mu.Lock()

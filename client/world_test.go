@@ -218,6 +218,11 @@ func (w *world) command(cmd scene.Command) {
 		c.mu.Lock()
 		w.files[arg(0)] = c.openFile(c.inodes[ino(1)], rd, wr, strings.Contains(arg(2), "a"))
 		c.unlockFlush()
+	case "mapped": // a mapping of it made the kernel read pages
+		c.mu.Lock()
+		in := c.inodes[ino(0)]
+		in.pages, in.paged = true, in.paged+1
+		c.unlockFlush()
 	case "create":
 		w.call(arg(0), cmd, func(k *Caller) string {
 			_, f, err := c.Create(k, ino(1), arg(2), 0o644, 0, syscall.O_RDWR)

@@ -248,13 +248,20 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	return fuse.OK
 }
 
+// readLockOwner is FUSE_READ_LOCKOWNER (fuse(4)): the kernel sets it in READs that bypass its pages.
+const readLockOwner = 1 << 1
+
 func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	h := fs.fhs.get(in.Fh)
 	if h == nil {
 		return nil, fuse.EBADF
 	}
 	k := caller(cancel, &in.InHeader)
-	b, err := fs.c.Read(&k, h.f, in.Offset, int(in.Size))
+	read := fs.c.Read
+	if in.ReadFlags&readLockOwner == 0 { // only a read() that bypasses the pages has an owner
+		read = fs.c.ReadPage
+	}
+	b, err := read(&k, h.f, in.Offset, int(in.Size))
 	if err != nil {
 		return nil, status(err)
 	}
