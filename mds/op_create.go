@@ -14,7 +14,7 @@ var opCreate = opDesc{
 		}
 		if d.in.isStray() {
 			q.restOn(&d.in.rest) // so is the removal, if it is another's
-			return eNOENT // a removed directory takes no names
+			return eNOENT        // a removed directory takes no names
 		}
 		if q.Op == wire.OpSymlink && (q.Target == "" || len(q.Target) > wire.MaxSymlink) {
 			if q.Target == "" {
