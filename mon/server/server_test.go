@@ -164,9 +164,13 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%s: %d %s %s", words, r.Errno, r.Text, r.JSON)
 		}
 	}
+	// Subscribers get a map when raft applies it, which may be a moment before the leader that
+	// answers commands has heard of it.
 	var s mon.Status
-	if err := json.Unmarshal(ask("status").JSON, &s); err != nil || s.OSDsUp != 3 || s.PGsFull != 24 {
-		t.Errorf("status %+v, %v", s, err)
+	for within := within(t); s.PGsFull != 24; {
+		if err := json.Unmarshal(ask("status").JSON, &s); err != nil || s.OSDsUp != 3 || within.Err() != nil {
+			t.Fatalf("status %+v, %v", s, err)
+		}
 	}
 	if r := ask("blocklist", "add", "client.7/1a2b", "gone", "mad"); r.Errno != 0 {
 		t.Error(r.Text)
