@@ -149,6 +149,7 @@ func (r *Rank) submit(e *entry) journal.Pos {
 		r.noteUnsafe(e.sess, e.tid, pos)
 	}
 	e.busy = false
+	r.urgentBefore, r.urgent = r.urgent, pos
 	return pos
 }
 

@@ -96,6 +96,9 @@ func (r *Rank) reply(q *request, rep *wire.Reply) {
 	q.replied = true
 	if stamp <= r.durablePos {
 		r.ride(q.sess, rep)
+		if rep.Early && r.urgent == q.pos {
+			r.urgent = r.urgentBefore // nobody waits for this entry
+		}
 	}
 	r.send(q.sess, stamp, uint64(q.Tid), rep)
 }

@@ -23,6 +23,7 @@ type Config struct {
 	QuietUntil  int64      // nothing is answered before (rule LS); monotonic ns
 
 	ValidityNs, RevokeNs int64 // V, R (4.7); 0: 15 s, 10 s
+	LingerNs             int64 // how long an update that was answered early may wait for others to share its journal write; 0: not at all
 	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
 	MaxInodes    int // cache bound; 0: 200 000
@@ -66,17 +67,21 @@ type Rank struct {
 	barrier wire.Epoch
 
 	// journal and output
-	jw         *journal.Writer // nil before replay ended
-	durablePos journal.Pos
-	ent        entry
-	segs       []segment
-	waiting    []*session // with queued messages
-	unsafe     []*session // with undurable tids
-	afters     []after
-	objects    []objectEffect
-	objectHead int
-	objectDone map[uint64]func(uint32, []wire.ObjResult)
-	token      uint64
+	jw           *journal.Writer // nil before replay ended
+	durablePos   journal.Pos
+	handed       journal.Pos // end of what was handed to the shell to write …
+	handedAt     int64       // … and when
+	urgent       journal.Pos // end of the newest entry whose author may be waiting for it
+	urgentBefore journal.Pos
+	ent          entry
+	segs         []segment
+	waiting      []*session // with queued messages
+	unsafe       []*session // with undurable tids
+	afters       []after
+	objects      []objectEffect
+	objectHead   int
+	objectDone   map[uint64]func(uint32, []wire.ObjResult)
+	token        uint64
 
 	// cache
 	inodes      map[wire.Ino]*inode
@@ -155,7 +160,7 @@ func (r *Rank) Step(ev Event) *Effects {
 	r.background()
 	r.pump()
 	r.eff.State = r.state
-	r.eff.NextTick = r.sessionTick()
+	r.eff.NextTick = soonest(r.sessionTick(), r.lingerTick())
 	if r.cfg.Check {
 		r.mustHold()
 	}
@@ -246,18 +251,35 @@ func (r *Rank) settle() {
 
 // pump hands the journal's next runs out, all that is queued in each: at once while none is
 // under way, and beside one under way if an effect waits for what is queued. What nobody waits
-// for goes when the write before it ends (ES7), in one group with what has come meanwhile.
+// for goes when the write before it ends (ES7), in one group with what has come meanwhile; and
+// when it is nothing but updates that were answered early, not sooner than LingerNs after that
+// write began. A write costs every OSD a commit, whatever its size, and with few clients on a
+// fast disk each create would pay for one of its own.
 func (r *Rank) pump() {
 	if r.jw == nil {
 		return
 	}
-	for r.jw.InFlight() == 0 || r.awaited() {
+	for r.jw.InFlight() == 0 && !r.lingers() || r.awaited() {
 		off, b, ok := r.jw.Next()
 		if !ok {
 			return
 		}
 		r.eff.Journal = append(r.eff.Journal, JournalWrite{off, b})
+		r.handedAt, r.handed = r.now, r.jw.End()
 	}
+}
+
+// lingers: all that is queued was answered early, and the last write began only just now.
+func (r *Rank) lingers() bool {
+	return r.urgent <= r.handed && r.now-r.handedAt < r.cfg.LingerNs
+}
+
+// lingerTick is when pump must look again.
+func (r *Rank) lingerTick() int64 {
+	if r.jw == nil || r.jw.End() <= r.handed || r.jw.InFlight() > 0 {
+		return 0
+	}
+	return r.handedAt + r.cfg.LingerNs
 }
 
 // awaited reports whether an effect waits for the journal.
