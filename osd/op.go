@@ -125,7 +125,7 @@ func (p *pg) run(q *op) bool {
 // full decides ENOSPC, before anything is logged: deletes and truncates always pass.
 func (p *pg) full(q *op) bool {
 	o := p.o
-	if !o.m.Full && !o.failsafe {
+	if !o.m.Full && !o.full && !o.failsafe {
 		return false
 	}
 	if q.msg.Flags&wire.OSDFullTry != 0 && !o.failsafe {

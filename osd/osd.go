@@ -151,6 +151,7 @@ type OSD struct {
 	later      []Event
 	heard      map[wire.OSDID]int64
 	pinged     int64
+	full       bool // by the own store: the map's flag comes seconds later, and 3 % of a small disk fill faster
 	failsafe   bool
 	wantLeases bool
 	eff        Effects
@@ -451,7 +452,7 @@ func fromPrimary(m wire.Message) bool {
 // tick drives everything that waits for time.
 func (o *OSD) tick() {
 	total, used := o.store.Space()
-	o.failsafe = total > 0 && used > total/100*98
+	o.full, o.failsafe = total > 0 && used > total/100*95, total > 0 && used > total/100*98
 	if !o.lives {
 		return
 	}

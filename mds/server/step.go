@@ -1,6 +1,7 @@
 package server
 
 import (
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -227,17 +228,29 @@ func (d *Daemon) writeJournal(w *mds.JournalWrite) {
 	for _, p := range pieces {
 		obj := wire.ObjectID{Pool: d.metaPool(), Name: journal.ObjectName(d.journalPrefix(), p.Index)}
 		ops := []wire.ObjOp{{Kind: wire.ObjWrite, Off: uint64(p.Off), Data: w.Bytes[p.Skip : p.Skip+p.Len]}}
-		d.obj.Submit(obj, ops, objecter.Options{FullTry: true, Barrier: d.rank.Barrier()}, func(r objecter.Result, err error) {
-			switch {
-			case err != nil:
-				go d.lost(err)
-			case r.Errno != 0:
-				go d.fail(errnoError("write journal", obj, r.Errno))
-			default:
-				done()
-			}
-		})
+		d.writePiece(obj, ops, d.rank.Barrier(), done)
 	}
+}
+
+// fullRetry is how long a journal write waits that found even the OSDs' reserve used up.
+const fullRetry = 200 * time.Millisecond
+
+// writePiece writes one object's part of the journal. When even the reserve is full it waits for
+// space: what was promised is in memory and in the clients' hands, and purging gives space back.
+func (d *Daemon) writePiece(obj wire.ObjectID, ops []wire.ObjOp, barrier wire.Epoch, done func()) {
+	d.obj.Submit(obj, ops, objecter.Options{FullTry: true, Barrier: barrier}, func(r objecter.Result, err error) {
+		switch {
+		case err != nil:
+			go d.lost(err)
+		case r.Errno == uint32(syscall.ENOSPC):
+			d.log.Warn().Stringer("object", obj).Msg("the OSDs are full beyond their reserve: the journal waits for space; delete files or add OSDs")
+			time.AfterFunc(fullRetry, func() { d.writePiece(obj, ops, barrier, done) })
+		case r.Errno != 0:
+			go d.fail(errnoError("write journal", obj, r.Errno))
+		default:
+			done()
+		}
+	})
 }
 
 // operate submits an object operation of the core.
