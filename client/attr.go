@@ -97,6 +97,12 @@ func (c *Client) Getattr(k *Caller, ino wire.Ino) (Attr, error) {
 	}
 	c.ref(in)
 	defer c.unref(in)
+	if c.wrong != 0 {
+		if a, lied := c.lieOfAttr(in); lied {
+			return a, nil
+		}
+		defer c.keepAttr(in)
+	}
 	if c.mayAttr(in, statMask) == NoRight {
 		if err := c.fetch(k, in, statMask); err != nil {
 			return Attr{}, err
@@ -134,6 +140,9 @@ const ioBits = caps.FileRd | writeBits
 func (c *Client) Setattr(k *Caller, ino wire.Ino, s SetAttr) (Attr, error) {
 	c.mu.Lock()
 	defer c.unlockFlush()
+	if c.wrong != 0 {
+		c.lies = lies{}
+	}
 	in, err := c.byIno(ino)
 	if err != nil {
 		return Attr{}, err

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -156,6 +157,9 @@ func (in *Inode) dirtyFields(u *wire.CapUpdate) {
 	u.Dirty = caps.FileWr
 	u.Set = in.dirtySet | wire.SetMtime | wire.SetCtime
 	u.TruncSeq = in.tseq
+	if in.c.wrong.Has(wrong.SizeUnflushed) {
+		u.Set &^= wire.SetSize
+	}
 	u.Attr = wire.SetAttr{Size: in.attr.Size, Mtime: in.attr.Mtime, Ctime: in.attr.Ctime, Atime: in.attr.Atime}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -74,6 +75,7 @@ type Config struct {
 	Cluster Cluster
 	Host    string // for people: host name and mountpoint
 	Log     zerolog.Logger
+	Wrong   wrong.Set    // seeded bugs, for scoring test suites
 	MaxIdle int          // inodes kept that the kernel has forgotten; 0: 8192
 	Now     func() int64 // nil: CLOCK_BOOTTIME in ns; scenes bring their own
 }
@@ -110,6 +112,9 @@ type Client struct {
 	closed   chan struct{}
 	closing  bool
 	wg       sync.WaitGroup
+
+	wrong wrong.Set // seeded bugs: see wrong.go
+	lies  lies
 }
 
 // New makes a client and opens its session; it returns when the rank has answered.
@@ -126,6 +131,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		dirty:  map[*Inode]struct{}{},
 		closed: make(chan struct{}),
 		gen:    1,
+		wrong:  cfg.Wrong,
 	}
 	c.idle.init()
 	c.requests.init()

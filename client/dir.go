@@ -89,7 +89,13 @@ func (c *Client) rows(k *Caller, f *File, cookie uint64) ([]wire.DirEntry, bool,
 	after := func(rows []wire.DirEntry) []wire.DirEntry {
 		return rows[sort.Search(len(rows), func(i int) bool { return rows[i].Cookie > cookie }):]
 	}
+	if c.wrong != 0 {
+		if all, lied := c.lieOfListing(in); lied {
+			return after(all), true, nil
+		}
+	}
 	if all, right := c.mayList(in); right != NoRight {
+		c.keepListing(in, all, true)
 		return after(all), true, nil
 	}
 	if cookie > cookieDotDot && cookie >= cur.from && len(cur.rows) > 0 {
@@ -108,6 +114,7 @@ func (c *Client) rows(k *Caller, f *File, cookie uint64) ([]wire.DirEntry, bool,
 		return nil, false, err
 	}
 	m := cl.reply
+	c.keepListing(in, m.Entries, at == 0 && m.End)
 	*cur = listing{rows: m.Entries, from: at, end: m.End, all: cur.all, next: cur.next, gen: cur.gen, own: cur.own, good: cur.good}
 	d := in.dirState()
 	fs := in.cap.issued.Has(caps.FileShared)
@@ -207,7 +214,13 @@ func (c *Client) xattrsOf(k *Caller, ino wire.Ino) ([]wire.KV, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.wrong != 0 {
+		if all, lied := c.lieOfXattrs(in); lied {
+			return all, nil
+		}
+	}
 	if c.mayAttr(in, wire.MaskXattr) != NoRight {
+		c.keepXattrs(in, in.xattrs)
 		return in.xattrs, nil
 	}
 	c.ref(in)
@@ -220,6 +233,7 @@ func (c *Client) xattrsOf(k *Caller, ino wire.Ino) ([]wire.KV, error) {
 	if cl.reply.Target == nil {
 		return nil, eIO
 	}
+	c.keepXattrs(in, cl.reply.Target.Xattrs)
 	return cl.reply.Target.Xattrs, nil
 }
 

@@ -108,6 +108,8 @@ type WriteFlags struct {
 	FromMmap bool // WRITE_CACHE: pages written back; waits for no cap
 	Kill     bool // clear setuid and setgid
 	Sync     bool // O_DSYNC or O_SYNC
+
+	torn bool // half of an append that a seeded bug tears
 }
 
 // Write writes data at off, or at the true end, and returns when every in-sync replica has
@@ -116,6 +118,11 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 	in := f.in
 	if len(data) == 0 {
 		return 0, nil
+	}
+	if c.wrong != 0 {
+		if n, lied, err := c.writeWrongly(k, f, data, &off, &fl); lied {
+			return n, err
+		}
 	}
 	c.mu.Lock()
 	defer c.unlockFlush()

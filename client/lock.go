@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -44,6 +45,9 @@ func (c *Client) Setlk(k *Caller, f *File, l wire.FileLock) error {
 		return ErrClosed
 	}
 	c.mu.Lock()
+	if cancelled && c.wrong.Has(wrong.InterruptLost) {
+		return ErrInterrupted
+	}
 	if cancelled {
 		// The rank answers EINTR, or had granted it and undoes that: its answer to the
 		// request decides. Who is killed does not wait for it.

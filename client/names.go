@@ -2,6 +2,7 @@ package client
 
 import (
 	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -237,6 +238,12 @@ func (c *Client) Lookup(k *Caller, dir wire.Ino, name string) (e Entry, err erro
 	if err != nil {
 		return e, err
 	}
+	if c.wrong != 0 {
+		if e, lied, err := c.lieOfName(k, dir, name); lied {
+			return e, err
+		}
+		defer func() { c.keepName(dir, name, &e, err) }()
+	}
 	if ino, right := c.mayName(d, name); right != NoRight {
 		if ino == 0 {
 			return e, eNOENT
@@ -309,6 +316,9 @@ func (c *Client) Link(k *Caller, other, dir wire.Ino, name string) (Entry, error
 
 // Unlink removes a name of anything but a directory.
 func (c *Client) Unlink(k *Caller, dir wire.Ino, name string) error {
+	if c.wrong.Has(wrong.UnlinkFrees) {
+		c.cutFirst(k, dir, name)
+	}
 	_, err := c.nameOp(k, &wire.Request{Op: wire.OpUnlink, Ino: dir, Name: name}, false)
 	return err
 }
@@ -324,6 +334,9 @@ func (c *Client) Rename(k *Caller, dir wire.Ino, name string, ndir wire.Ino, nna
 	if len(nname) > wire.MaxName {
 		return errNameTooLong
 	}
+	if c.wrong.Has(wrong.RenameGap) && flags == 0 {
+		c.removeFirst(k, ndir, nname)
+	}
 	_, err := c.nameOp(k, &wire.Request{Op: wire.OpRename, Ino: dir, Name: name, NewDir: ndir, NewName: nname, RenameFlags: flags}, false)
 	return err
 }
@@ -331,6 +344,9 @@ func (c *Client) Rename(k *Caller, dir wire.Ino, name string, ndir wire.Ino, nna
 func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err error) {
 	c.mu.Lock()
 	defer c.unlockFlush()
+	if c.wrong != 0 {
+		c.lies = lies{}
+	}
 	d, err := c.byIno(r.Ino)
 	if err != nil {
 		return e, err

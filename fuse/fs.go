@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -18,6 +19,7 @@ type fileSystem struct {
 	log                zerolog.Logger
 	fhs                handles
 	places             places
+	wrong              wrong.Set // seeded bugs
 }
 
 func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
@@ -312,7 +314,14 @@ func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		return fuse.EBADF
 	}
 	h.flushed(in.LockOwner)
-	fs.c.UnlockOwner(h.f, in.LockOwner, false)
+	if !fs.wrong.Has(wrong.CloseKeepsPosix) {
+		fs.c.UnlockOwner(h.f, in.LockOwner, false)
+	}
+	if fs.wrong.Has(wrong.CloseDropsOFD) {
+		for _, o := range h.left() {
+			fs.c.UnlockOwner(h.f, o, false)
+		}
+	}
 	if fs.c.LostData(h.f) {
 		return fuse.EIO
 	}
@@ -325,6 +334,10 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		return
 	}
 	const flockUnlock = 1 << 1
+	if fs.wrong.Has(wrong.ReleaseKeeps) {
+		fs.c.Release(h.f)
+		return
+	}
 	if in.ReleaseFlags&flockUnlock != 0 {
 		fs.c.UnlockOwner(h.f, in.LockOwner, true)
 	}

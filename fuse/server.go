@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/internal/wrong"
 )
 
 const (
@@ -67,7 +68,8 @@ type Config struct {
 	Mountpoint string
 	Options    []string // as after -o
 	Log        zerolog.Logger
-	Debug      bool // go-fuse's log of every request
+	Wrong      wrong.Set // seeded bugs; the mount's source then names them
+	Debug      bool      // go-fuse's log of every request
 }
 
 // Server is a mounted file system.
@@ -89,6 +91,9 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Wrong != 0 {
+		o.fsname = "WRONG:" + strings.ReplaceAll(cfg.Wrong.String(), ",", "+")
+	}
 	dir, err := filepath.Abs(cfg.Mountpoint)
 	if err != nil {
 		return nil, err
@@ -99,6 +104,7 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{dir: dir, fd: fd, log: cfg.Log, done: make(chan struct{})}
 	s.fs = newFileSystem(cfg.Client, o, cfg.Log)
+	s.fs.wrong = cfg.Wrong
 	s.raw, err = fuse.NewServer(s.fs, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
 		MaxBackground:        maxBackground,
 		MaxWrite:             maxWrite,

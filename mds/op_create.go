@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -27,6 +28,9 @@ var opCreate = opDesc{
 			return e
 		}
 		q.dn = dn
+		if r.cfg.Wrong.Has(wrong.ExclTwice) {
+			q.OpenFlags &^= oEXCL
+		}
 		if q.Op == wire.OpCreate && !dn.isNull() && q.OpenFlags&oEXCL == 0 {
 			// Somebody else was faster: an open of what is there. It changes nothing, so a
 			// resend may run again.

@@ -1,6 +1,9 @@
 package mds
 
-import "github.com/capstan-fs/capstan/wire"
+import (
+	"github.com/capstan-fs/capstan/internal/wrong"
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // rename: one entry moves the binding and disposes of what it replaces. dn is the source
 // name, dn2 the destination; in what moves, in2 what is replaced (or exchanged).
@@ -105,6 +108,10 @@ var opRename = opDesc{
 			}
 		}
 		if old == in { // two names of one inode, or the same name twice: nothing happens
+			r.replyNoChange(q)
+			return ok
+		}
+		if r.cfg.Wrong.Has(wrong.LostRename) && r.counts.Requests%3 == 0 {
 			r.replyNoChange(q)
 			return ok
 		}

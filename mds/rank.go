@@ -3,6 +3,7 @@ package mds
 import (
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/locker"
 	"github.com/capstan-fs/capstan/wire"
@@ -30,7 +31,8 @@ type Config struct {
 	SegmentBytes int // 0: 2 MiB
 	MaxSegments  int // 0: 8
 	LogLevel     LogLevel
-	Check        bool // walk all invariants after every step (tests)
+	Wrong        wrong.Set // seeded bugs, for scoring test suites
+	Check        bool      // walk all invariants after every step (tests)
 }
 
 func (c *Config) fill() {

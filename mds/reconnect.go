@@ -6,6 +6,7 @@ import (
 
 	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/locker"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -324,7 +325,7 @@ func (r *Rank) reclaimLocks() {
 				r.newLockTable(in)
 				files = append(files, in)
 			}
-			if c.Waiting {
+			if c.Waiting || r.cfg.Wrong.Has(wrong.LockLostOnRestart) {
 				continue // requeueLocks
 			}
 			if err := fs.locks.Redeclare(c.Lock, s.client()); err != nil {
@@ -343,12 +344,17 @@ func (r *Rank) reclaimLocks() {
 // requeueLocks queues who waited for a file lock again, before anything new: clients do not
 // resend such a request, they have declared it.
 func (r *Rank) requeueLocks() {
-	for _, s := range r.order {
+	order := r.order
+	if r.cfg.Wrong.Has(wrong.QueueLostOnRestart) {
+		order = slices.Clone(order)
+		slices.Reverse(order)
+	}
+	for _, s := range order {
 		claims := s.live.claims
 		s.live.claims = nil
 		slices.SortStableFunc(claims, func(a, b wire.ReconnectLock) int { return cmp.Compare(a.Tid, b.Tid) })
 		for _, c := range claims {
-			if c.Waiting && s.alive() {
+			if c.Waiting && s.alive() && !r.cfg.Wrong.Has(wrong.WaiterLostOnRestart) {
 				r.request(s, &wire.Request{Tid: c.Tid, Op: wire.OpSetlk, Ino: c.Ino, Lock: c.Lock, Oldest: s.oldest})
 			}
 		}

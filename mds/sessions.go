@@ -13,7 +13,7 @@ import (
 func (r *Rank) initCaps() {
 	r.busy = map[*caps.Record]wire.PGID{}
 	r.flocking = map[uint64]*request{}
-	r.flocks = filelock.NewGraph()
+	r.flocks = filelock.NewGraph(r.cfg.Wrong)
 	r.ticket = uint64(r.cfg.Epoch) << 40
 	r.capID = uint64(r.cfg.Epoch) << 40 // a message that names a cap of another life must not fit one of ours (Q-d)
 }

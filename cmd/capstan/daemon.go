@@ -24,6 +24,7 @@ func serve(ctx context.Context, c *conf.Config, start func(*cluster.Env) (*clust
 	if err != nil {
 		return err
 	}
+	cluster.WarnWrong(log, c)
 	log.Info().Str("daemon", d.Name).Str("addr", d.Addr).Int("pid", os.Getpid()).Msg("started")
 	cluster.TellParent(d.Addr, nil)
 	select {

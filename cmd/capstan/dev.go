@@ -2,7 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -10,6 +14,7 @@ import (
 
 	"github.com/capstan-fs/capstan/internal/cluster"
 	"github.com/capstan-fs/capstan/internal/conf"
+	"github.com/capstan-fs/capstan/internal/wrong"
 )
 
 func devCmd() *cobra.Command {
@@ -26,9 +31,21 @@ func dirFlag(cmd *cobra.Command, dir *string) {
 func devUpCmd() *cobra.Command {
 	var over conf.Overrides
 	var dir string
+	var wrongs []string
 	cmd := &cobra.Command{Use: "up --dir D", Short: "Make a cluster in D, or start the one that is there", Args: cobra.NoArgs,
 		Long: "Starts every daemon of the cluster that does not run, and returns when a file could be created, fsynced and read back.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if slices.Contains(wrongs, "list") {
+				return listWrong(cmd.OutOrStdout())
+			}
+			if dir == "" {
+				return errors.New("dev up: --dir D names the directory of the cluster")
+			}
+			if len(wrongs) > 0 {
+				if err := over.Put("wrong", strings.Join(wrongs, ",")); err != nil {
+					return err
+				}
+			}
 			began := time.Now()
 			d, err := cluster.DevUp(cmd.Context(), dir, &over)
 			if err != nil {
@@ -36,15 +53,33 @@ func devUpCmd() *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "up after %.1f s: %d daemons; mount with\n  capstan mount --conf %s MOUNTPOINT\n",
 				time.Since(began).Seconds(), len(d.Status()), d.ConfPath())
+			sayWrong(cmd, d.Conf)
 			return nil
 		}}
-	dirFlag(cmd, &dir)
+	cmd.Flags().StringVar(&dir, "dir", "", "`directory` of the cluster")
+	cmd.Flags().StringArrayVar(&wrongs, "wrong", nil, "switch on the seeded bug `NAME` in a new cluster, to score a test suite by whether it notices; repeatable; \"list\" names them")
 	over.Flags(cmd.Flags(), "osds", "osd_size", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data", "object_size", "log_level",
 		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "mds_recovery_budget", "dirty_expire")
 	later(cmd, "ranks", 1, "several ranks")
 	later(cmd, "standbys", 0, "standbys")
 	later(cmd, "mons", 1, "several monitors")
 	return cmd
+}
+
+// sayWrong tells on standard error of seeded bugs, if there are any.
+func sayWrong(cmd *cobra.Command, c *conf.Config) {
+	if text := cluster.WrongText(c); text != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), text)
+	}
+}
+
+func listWrong(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tIN\tWHAT GOES WRONG\tLOCKCERT'S CHECK")
+	for _, f := range wrong.Faults {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, f.Where, f.Does, f.Check)
+	}
+	return w.Flush()
 }
 
 func devDownCmd() *cobra.Command {
@@ -79,6 +114,7 @@ func devStatusCmd() *cobra.Command {
 			for _, r := range rows {
 				fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", r.Name, r.State, r.PID, r.Addr)
 			}
+			sayWrong(cmd, d.Conf)
 			return w.Flush()
 		}}
 	dirFlag(cmd, &dir)

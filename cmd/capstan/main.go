@@ -73,7 +73,11 @@ func (f *confFlags) add(cmd *cobra.Command, knobs ...string) {
 }
 
 func (f *confFlags) load() (*conf.Config, error) {
-	c, err := conf.Load(conf.Find(f.path))
+	path := conf.Find(f.path)
+	c, err := conf.Load(path)
+	if err == nil {
+		err = cluster.CheckWrong(c, path)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,7 @@ func mountCmd() *cobra.Command {
 			again := []string{"mount", "-f", "--conf", path, "-o", options}
 			again = append(again, f.over.Args()...)
 			_, _, err = cluster.Spawn(logFile, mountLimit, append(again, mnt)...)
+			sayWrong(cmd, c)
 			return err
 		}}
 	f.add(cmd, "log_level", "dirty_expire")
@@ -80,6 +81,7 @@ func mountHere(ctx context.Context, c *conf.Config, mnt, options string) error {
 	if err != nil {
 		return err
 	}
+	cluster.WarnWrong(log, c)
 	log.Info().Str("mountpoint", mnt).Int("pid", os.Getpid()).Msg("mounted")
 	cluster.TellParent(mnt, nil)
 	select {

@@ -24,22 +24,23 @@ var allowed = map[string][]string{
 	"locker":             {"caps", "wire"},
 	"clustermap":         {"crush", "wire"},
 	"journal":            {"wire"},
-	"mds":                {"locker", "caps", "journal", "clustermap", "wire", "mds/filelock"},
-	"mds/filelock":       {"wire"},
+	"mds":                {"locker", "caps", "journal", "clustermap", "wire", "mds/filelock", "internal/wrong"}, // wrong: seeded bugs, a value in the configuration of whoever has them
+	"mds/filelock":       {"wire", "internal/wrong"},
 	"osd":                {"journal", "clustermap", "wire"},
 	"mon":                {"clustermap", "crush", "wire"}, // crush: it builds the CRUSH tree that clustermap carries
 	"msgr":               {"wire"},
 	"monc":               {"clustermap", "msgr", "wire"}, // the line to the monitors that daemons and clients share
 	"objecter":           {"clustermap", "msgr", "wire", "monc"},
-	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire"}, // monc: it dials the monitors itself
-	"fuse":               {"client", "wire"},
-	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin"}, // journal: it does the core's I/O on the rank's journal objects
+	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/wrong"}, // monc: it dials the monitors itself
+	"fuse":               {"client", "wire", "internal/wrong"},
+	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/wrong"}, // journal: it does the core's I/O on the rank's journal objects
 	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin"},
 	"osd/server/store":   {"osd", "journal", "wire", "internal/crashdisk"}, // osd: the Store interface it implements
 	"mon/server":         {"mon", "msgr", "wire", "clustermap", "internal/admin"},
 	"internal/must":      {},
 	"internal/scene":     {},
-	"internal/conf":      {"wire"}, // the UUID's text form
+	"internal/conf":      {"wire", "internal/wrong"}, // the UUID's text form; names of seeded bugs
+	"internal/wrong":     {},
 	"internal/admin":     {},
 	"internal/crashdisk": {},
 	"internal/lean":      {},

@@ -95,7 +95,7 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 	err = guarded(dir, e.Log, func() error { return run(d) })
 	if err == nil {
 		d.admin.Register("status", func(json.RawMessage) (any, error) {
-			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster}, nil
+			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster, "wrong": e.wrong().Names()}, nil
 		})
 		path := e.Conf.AdminSocket
 		if path == "" {
@@ -175,7 +175,7 @@ func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, 
 		run, err := mdsserver.Start(ctx, mdsserver.Config{
 			Net: e.Net, Name: name, Listen: listen, MonAddrs: e.Conf.MonAddrs, Cluster: e.Conf.Cluster,
 			Validity: e.Conf.SessionValidity, Revoke: e.Conf.RevokeDeadline, Beacon: e.Conf.BeaconInterval,
-			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(),
+			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(), Wrong: e.wrong(),
 		})
 		if err != nil {
 			return explain("mds."+name, listen, "mds_listen", err)

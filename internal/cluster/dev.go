@@ -139,6 +139,15 @@ func DevUp(ctx context.Context, dir string, over *conf.Overrides) (*Dev, error) 
 			return nil, fmt.Errorf("%s is a cluster of %d OSDs, not %d: leave --osds away, or choose another directory", d.Dir, d.Conf.OSDs, want.OSDs)
 		}
 	}
+	if over.Given("wrong") {
+		want := conf.Default()
+		if err := over.Apply(want); err != nil {
+			return nil, err
+		}
+		if !slices.Equal(want.Wrong, d.Conf.Wrong) {
+			return nil, fmt.Errorf("%s is a cluster with the seeded bugs %q, not %q: they are chosen when a cluster is made; leave --wrong away, or choose another directory", d.Dir, d.Conf.Wrong, want.Wrong)
+		}
+	}
 	lock, err := lockDir(d.Dir)
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 	})
 	cl, err := client.New(open, client.Config{
 		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
-		Host:    host + ":" + what, Log: e.Log,
+		Host:    host + ":" + what, Log: e.Log, Wrong: e.wrong(),
 	})
 	opened.Store(true)
 	if err != nil {
@@ -75,7 +75,7 @@ func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounte
 	if err != nil {
 		return nil, err
 	}
-	s, err := fuse.Mount(ctx, fuse.Config{Client: cl, Mountpoint: dir, Options: options, Log: e.Log})
+	s, err := fuse.Mount(ctx, fuse.Config{Client: cl, Mountpoint: dir, Options: options, Log: e.Log, Wrong: e.wrong()})
 	if err != nil {
 		_ = cl.Close(ctx)
 		mons.Close()

@@ -72,7 +72,9 @@ func (e *Env) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer m.Close()
-	return statusOf(m.OSDMap(), m.FSMap()), nil
+	s := statusOf(m.OSDMap(), m.FSMap())
+	s.sayWrong(e.wrong())
+	return s, nil
 }
 
 func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {

@@ -63,7 +63,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		`session_validity = 1`:              `between 3s and 5m`,
 		`osds = -1`:                         `osds = -1: should be a number of daemons between 1 and 16`,
 		`log_level = "loud"`:                `should be one of trace, debug`,
-		`mon_addrs = [1]`:                   `should be a list of addresses`,
+		`mon_addrs = [1]`:                   `should be a list of strings`,
 		`cluster = "x"`:                     `should be a UUID`,
 		"osds = 3\nosds":                    `line 2`,
 		`pool_min_size = 4`:                 `more than pool_size = 3`,

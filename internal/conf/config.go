@@ -36,6 +36,8 @@ type Config struct {
 	LogLevel      string
 	AdminSocket   string
 	MetricsListen string
+
+	Wrong []string // names of seeded bugs, see internal/wrong
 }
 
 // KernelTimeout is K: how long the kernel may trust an attribute (V/3).

@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -93,7 +94,8 @@ func (c *Config) Check() error {
 	if c.MetricsListen != "" {
 		return fmt.Errorf("metrics_listen = %q: metrics over HTTP are not built yet; ask the admin socket", c.MetricsListen)
 	}
-	return nil
+	_, err := wrong.Parse(c.Wrong)
+	return err
 }
 
 // Lookup finds a knob by name; the error for a wrong name suggests a right one.

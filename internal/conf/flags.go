@@ -75,6 +75,15 @@ func (o *Overrides) Given(name string) bool {
 	return false
 }
 
+// Put adds a setting that came by another flag than its own.
+func (o *Overrides) Put(name, text string) error {
+	k, err := Lookup(name)
+	if err != nil {
+		return err
+	}
+	return (&flagValue{knob: k, over: o}).Set(text)
+}
+
 // Args are the flags as they were given, for a second process.
 func (o *Overrides) Args() []string {
 	var args []string

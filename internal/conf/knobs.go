@@ -77,6 +77,9 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.AdminSocket }},
 	{Name: "metrics_listen", Group: "Observing", Doc: "Where the daemon would serve metrics; must be empty: metrics over HTTP are not built yet, the admin socket has the counters.",
 		field: func(c *Config) any { return &c.MetricsListen }},
+
+	{Name: "wrong", Group: "Testing", Doc: "Seeded bugs of this cluster, for scoring test suites (docs/conformance.md). Only `capstan dev up --wrong NAME` sets it; a configuration outside of a `dev` directory that names one is refused.",
+		field: func(c *Config) any { return &c.Wrong }},
 }
 
 // Default is the configuration of an empty file.

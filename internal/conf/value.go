@@ -40,7 +40,7 @@ func (k *Knob) want() string {
 	case *bool:
 		s = "true or false"
 	case *[]string:
-		s = "a list of addresses"
+		s = "a list of strings"
 	case *wire.UUID:
 		s = "a UUID of 32 hexadecimal digits"
 	default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -54,8 +55,10 @@ func (o Outcome) String() string {
 // space is one name space: fcntl's or flock's. held is sorted by start, then owner; wait by
 // ticket.
 type space struct {
-	held []Held
-	wait []Waiter
+	held  []Held
+	wait  []Waiter
+	flock bool
+	wrong wrong.Set
 }
 
 // Table is the locks of one inode.
@@ -128,7 +131,7 @@ func (s *space) covered(h *Held) bool {
 // granted, until fn says stop.
 func (s *space) inTheWay(h *Held, n int, fn func(Owner) (stop bool)) {
 	for i := range s.held {
-		if clash(&s.held[i], h) && fn(s.held[i].Owner) {
+		if s.clash(&s.held[i], h) && fn(s.held[i].Owner) {
 			return
 		}
 	}
@@ -136,7 +139,7 @@ func (s *space) inTheWay(h *Held, n int, fn func(Owner) (stop bool)) {
 		return
 	}
 	for i := range s.wait[:n] {
-		if clash(&s.wait[i].Held, h) && fn(s.wait[i].Owner) {
+		if s.clash(&s.wait[i].Held, h) && fn(s.wait[i].Owner) {
 			return
 		}
 	}
@@ -165,6 +168,9 @@ func (t *Table) Lock(l wire.FileLock, client, req, ticket uint64) (Outcome, []Wa
 		woken = t.wake(s)
 	}
 	if !l.Wait {
+		if t.g.wrong.Has(wrong.UpgradeDrops) && s.carve(h.Owner, h.Start, h.End) {
+			woken = t.wake(s)
+		}
 		return Conflict, woken
 	}
 	w := Waiter{Held: h, Req: req}
@@ -275,6 +281,9 @@ func (t *Table) wake(s *space) []Waiter {
 	if t.g.frozen {
 		return nil
 	}
+	if t.g.wrong != 0 {
+		return t.wakeWrongly(s)
+	}
 	var woken []Waiter
 	for i := 0; i < len(s.wait); {
 		if !s.free(&s.wait[i].Held, i) {
@@ -293,7 +302,7 @@ func (t *Table) wake(s *space) []Waiter {
 func (t *Table) Unlock(l wire.FileLock, client uint64) []Waiter {
 	h := heldOf(l, client)
 	s := t.space(l.Flock)
-	if !s.carve(h.Owner, h.Start, h.End) {
+	if !s.carve(h.Owner, h.Start, h.End) || t.g.wrong.Has(wrong.ForgottenWakeup) {
 		return nil
 	}
 	return t.wake(s)
@@ -345,8 +354,9 @@ func (t *Table) drop(s *space, gone func(*Held) bool) (woken, dropped []Waiter) 
 // Test is F_GETLK: the first grant that would stand in the way.
 func (t *Table) Test(l wire.FileLock, client uint64) (Held, bool) {
 	h := heldOf(l, client)
-	for _, o := range t.space(l.Flock).held {
-		if clash(&o, &h) {
+	s := t.space(l.Flock)
+	for _, o := range s.held {
+		if s.clash(&o, &h) && !s.wrong.Has(wrong.BlindGetlk) {
 			return o, true
 		}
 	}
@@ -356,6 +366,9 @@ func (t *Table) Test(l wire.FileLock, client uint64) (Held, bool) {
 // Check walks the table: no two grants clash, one owner's ranges do not overlap, the queue is
 // in ticket order and nobody in it could be served.
 func (t *Table) Check() error {
+	if t.g.wrong != 0 {
+		return nil // there is nothing that must hold
+	}
 	for i := range t.spaces {
 		s := &t.spaces[i]
 		for a := range s.held {

@@ -58,7 +58,7 @@ func names(ws []Waiter) string {
 }
 
 func newStory(t *testing.T) (*story, *Table) {
-	g := NewGraph()
+	g := NewGraph(0)
 	return &story{T: t, g: g}, g.NewTable()
 }
 
@@ -249,7 +249,7 @@ again:
 
 func TestAgainstANaiveModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := NewGraph()
+		g := NewGraph(0)
 		f := g.NewTable()
 		m := &model{}
 		for i := range m.bytes {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/mds"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/msgr"
@@ -34,6 +35,7 @@ type Config struct {
 	Beacon     time.Duration // 0: 1 s; the rank lease G is three of them
 	MaxInodes  int
 	ObjectSize uint32 // of new files; 0: 4 MiB
+	Wrong      wrong.Set
 	Log        zerolog.Logger
 }
 
