@@ -140,9 +140,6 @@ const ioBits = caps.FileRd | writeBits
 func (c *Client) Setattr(k *Caller, ino wire.Ino, s SetAttr) (Attr, error) {
 	c.mu.Lock()
 	defer c.unlockFlush()
-	if c.wrong != 0 {
-		c.lies = lies{}
-	}
 	in, err := c.byIno(ino)
 	if err != nil {
 		return Attr{}, err

@@ -157,8 +157,11 @@ func (in *Inode) dirtyFields(u *wire.CapUpdate) {
 	u.Dirty = caps.FileWr
 	u.Set = in.dirtySet | wire.SetMtime | wire.SetCtime
 	u.TruncSeq = in.tseq
-	if in.c.wrong.Has(wrong.SizeUnflushed) {
-		u.Set &^= wire.SetSize
+	if in.c.wrong.Has(wrong.SizeUnflushed) && u.Set&wire.SetSize != 0 {
+		if in.sizeSaid {
+			u.Set &^= wire.SetSize
+		}
+		in.sizeSaid = true
 	}
 	u.Attr = wire.SetAttr{Size: in.attr.Size, Mtime: in.attr.Mtime, Ctime: in.attr.Ctime, Atime: in.attr.Atime}
 }

@@ -145,9 +145,6 @@ func (c *Client) create(k *Caller, r *wire.Request) (e Entry, f *File, err error
 	r.Want, _ = wantOf(rd, wr, app)
 	c.mu.Lock()
 	defer c.unlockFlush()
-	if c.wrong != 0 {
-		c.lies = lies{}
-	}
 	d, err := c.byIno(r.Ino)
 	if err != nil {
 		return e, nil, err

@@ -62,6 +62,8 @@ type Inode struct {
 	locks []wire.FileLock // granted
 
 	dir *dirState
+
+	sizeSaid bool // of a seeded bug: the rank was told a size once
 }
 
 // opens counts open files by what they need.

@@ -344,9 +344,6 @@ func (c *Client) Rename(k *Caller, dir wire.Ino, name string, ndir wire.Ino, nna
 func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err error) {
 	c.mu.Lock()
 	defer c.unlockFlush()
-	if c.wrong != 0 {
-		c.lies = lies{}
-	}
 	d, err := c.byIno(r.Ino)
 	if err != nil {
 		return e, err

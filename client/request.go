@@ -82,6 +82,9 @@ func (r *requests) trim() {
 func (c *Client) start(r *wire.Request) *call {
 	cl := &call{req: r, done: make(chan struct{}), sent: c.valid}
 	if r.Op.Mutates() {
+		if c.wrong != 0 {
+			c.lies = lies{}
+		}
 		c.lastTid++
 		r.Tid = c.lastTid
 		c.kept = append(c.kept, &kept{tid: r.Tid, call: cl})

@@ -17,7 +17,7 @@ import (
 func (c *Client) revoke(in *Inode) {
 	r := &in.cap
 	leaving := r.implemented &^ r.pending
-	if c.wrong.Has(wrong.StaleRead) && leaving&writeBits == 0 && r.pending != 0 {
+	if c.wrong.Has(wrong.StaleRead) && leaving&writeBits == 0 && r.pending != 0 && !in.isDir() {
 		c.finishRevoke(in)
 		r.issued |= leaving // what was answered as given up is used on
 		return

@@ -13,9 +13,10 @@ type Check struct {
 	Promise string // what a conformant file system does, in one sentence
 	// Apart names the placements whose failures are reported but do not count: what
 	// POSIX and Linux leave open. Values: "", "across", "always".
-	Apart string
-	race  bool // takes its slice of time, and is repeated with --minutes
-	run   func(*T)
+	Apart   string
+	disturb bool // needs Config.Disturb
+	race    bool // takes its slice of time, and is repeated with --minutes
+	run     func(*T)
 }
 
 // Checks are all checks, by feature.
@@ -43,6 +44,10 @@ func buildChecks() (all []Check) {
 		add(k.name+"/unlinked", k.unlinked, "locks of a renamed or unlinked file work on")
 		race(k.name+"/history", k.history, "a history of random lock calls is one that a register of holders can explain")
 		race(k.name+"/counter", k.counter, "a counter that is read and written under the lock loses no step")
+	}
+	for _, k := range kinds {
+		add(k.name+"/failover", k.failover, "through a restart of what serves the file system a lock stays held, who waits stays in the queue, and keeps the place")
+		all[len(all)-1].disturb = true
 	}
 	add("flock/fork", flockFork, "a lock is held until the last process with the open file has closed it")
 	add("posix/own", posixOwn, "locks of one process never conflict; other processes' do")
@@ -86,6 +91,7 @@ func buildChecks() (all []Check) {
 	add("attr/xattr", attrXattr, "extended attributes after changes of others")
 
 	add("data/read-after-write", readAfterWrite, "a read that starts after a write returned sees it, through handles opened long before")
+	add("data/reader", keptReader, "a handle that only reads, kept open, sees what others write through handles they open later")
 	add("data/truncate", truncates, "bytes cut off are gone, and a file that grows again reads as zeros there")
 	race("data/history", blockHistory, "reads and writes of single blocks have one order")
 	race("data/append", appends, "O_APPEND writes of many processes: every record whole, once, in its writer's order")

@@ -31,6 +31,33 @@ func readAfterWrite(t *T) {
 	}
 }
 
+// keptReader gives mounts reason to cache: nobody has the file open for writing while it is
+// read, and the readers never do.
+func keptReader(t *T) {
+	full := []byte(strings.Repeat("-", 9000))
+	t.W(0).ok(put("f", string(full)))
+	w := []*W{t.W(0), t.W(1), t.W(2)}
+	for _, x := range w {
+		x.ok(openAs(0, "f", unix.O_RDONLY))
+		x.says(string(full), pread(0, 0, 9000))
+	}
+	for i := range 12 {
+		a := w[i%3]
+		data := strings.Repeat(string(rune('a'+i)), []int{1, 100, 4096}[i%3])
+		off := []int{0, 4000, 4500, 8999 - len(data)}[i%4]
+		a.ok(rdwr(1, "f"))
+		a.ok(pwrite(1, int64(off), data))
+		a.ok(closes(1))
+		copy(full[off:], data)
+		for _, x := range w {
+			x.says(string(full), pread(0, 0, 9000))
+		}
+		if i%4 == 3 { // the same size and time as before: only the bytes differ
+			a.ok(Step{Op: "utimes", P: "f", Len: 1_000_000_000})
+		}
+	}
+}
+
 func truncates(t *T) {
 	w := t.file("f", 2)
 	full := strings.Repeat("z", 9000)

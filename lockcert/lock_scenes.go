@@ -140,6 +140,44 @@ func (k kind) interrupt(t *T) {
 	z.fails(busy, k.shared())
 }
 
+// failover: one holder, three in the queue behind it, and a reader of another file.
+func (k kind) failover(t *T) {
+	if t.disturbBy == "" {
+		t.skipf("it needs --disturb CMD, a command that restarts what serves the file system")
+	}
+	w := t.file("f", 6)
+	h, z := w[0], w[5]
+	z.ok(create("g", ""))
+	for _, x := range []*W{h, z} {
+		x.ok(rdwr(1, "g"))
+	}
+	h.ok(k.on(1, "R", 0, 0))
+	h.ok(k.exclusive())
+	var ps []*pending
+	for _, x := range w[1:5] {
+		ps = append(ps, x.waits(wait(k.exclusive())))
+	}
+	t.disturb()
+	z.fails(busy, k.shared())
+	z.fails(busy, k.on(1, "W", 0, 0))
+	z.ok(k.on(1, "R", 0, 0))
+	h.ok(k.on(1, "R", 0, 0))
+	t.recovered()
+	for _, p := range ps {
+		p.stillWaits()
+	}
+	cause := h.ok(k.unlock())
+	for i, p := range ps {
+		if got := t.oneOf(ps[i:]); got != 0 {
+			ps[i+got].forget().mark = "out of turn"
+			t.failf("%s came %d after %s and was granted first", ps[i+got].w, got, p.w)
+		}
+		p.granted(cause)
+		cause = p.w.ok(k.unlock())
+	}
+	z.ok(k.exclusive())
+}
+
 func (k kind) killWaiter(t *T) {
 	w := t.file("f", 4)
 	h, x, y, z := w[0], w[1], w[2], w[3]

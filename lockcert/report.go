@@ -17,6 +17,9 @@ const (
 	Skip = "skipped"
 )
 
+// disturber stands in an event for who restarted the server.
+const disturber = -1
+
 // Result is what one check found in one placement.
 type Result struct {
 	Check     string  `json:"check"`
@@ -197,7 +200,11 @@ func Timeline(evs []Event) []string {
 		if e.mark != "" {
 			answer += "   ◀ " + e.mark
 		}
-		lines = append(lines, fmt.Sprintf("%10s %10s  %s  %c@%d  %s%s", ms(e.Call), ret, track, 'A'+e.Worker, e.Mount, e.Step, answer))
+		who := fmt.Sprintf("%c@%d", 'A'+e.Worker, e.Mount)
+		if e.Worker == disturber {
+			who, answer = " * ", ""
+		}
+		lines = append(lines, fmt.Sprintf("%10s %10s  %s  %s  %s%s", ms(e.Call), ret, track, who, e.Step, answer))
 	}
 	return lines
 }

@@ -28,8 +28,13 @@ type Config struct {
 	Grace    time.Duration // a lock call that takes longer counts as waiting (default 40 ms)
 	// Only are patterns of check names, as in "posix/*" or "names/excl"; "!" before one leaves
 	// those out. Empty: all.
-	Only     []string
-	Worker   []string  // the command that calls Worker with one more argument; default: this program with Verb
+	Only []string
+	// Disturb is a shell command that restarts what serves the file system, or lets another
+	// take over; it returns when that has begun. Without it the checks that need it are left out.
+	Disturb string
+	Worker  []string // the command that calls Worker with one more argument; default: this program with Verb
+	// Enough, asked after every check made, ends the run when it says so; nil: never.
+	Enough   func(*Report) bool
 	Progress io.Writer // one line per check as it ends; may be nil
 	wrong    string    // a Fault's name, for tests
 }
@@ -82,6 +87,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Disturb == "" && len(cfg.Only) == 0 {
+		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.disturb })
+	}
 	cfg.fill()
 	bases, err := prepare(cfg.Dirs, cfg.Seed, cfg.Patience)
 	if err != nil {
@@ -121,6 +129,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 					return rep.end(), fmt.Errorf("%w: %s: %w", ErrSetup, c.Name, err)
 				}
 				rep.add(r)
+				if cfg.Enough != nil && cfg.Enough(rep) {
+					return rep.end(), nil
+				}
 				if cfg.Progress != nil {
 					fmt.Fprintf(cfg.Progress, "%-24s %-7s %-9s %5.1f s\n", c.Name, place, r.Status, r.Seconds)
 				}
@@ -204,7 +215,7 @@ func one(cfg *Config, p *pool, c Check, place string, bases []string, lap, index
 	sub := fmt.Sprintf("%02d-%s-%s-%d", index, strings.ReplaceAll(c.Name, "/", "-"), place, lap)
 	t := &T{pool: p, mounts: []int{0}, dirs: inDirs(bases, sub), workers: map[int]*W{},
 		rng:   mrand.New(mrand.NewPCG(cfg.Seed+uint64(lap), uint64(index*2+len(place)))),
-		slice: cfg.Slice, patience: cfg.Patience, grace: cfg.Grace}
+		slice: cfg.Slice, patience: cfg.Patience, grace: cfg.Grace, disturbBy: cfg.Disturb}
 	if place == Across {
 		t.mounts = t.mounts[:0]
 		for i := range cfg.Dirs {

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,15 +17,17 @@ import (
 
 // T is one check being made in one placement. A scene fails by its first wrong answer.
 type T struct {
-	pool     *pool
-	mounts   []int    // worker i runs on mounts[i % len]
-	dirs     []string // this check's directory, on every mount
-	rng      *rand.Rand
-	slice    time.Duration // how long a race may take
-	patience time.Duration // after which a call counts as lost
-	grace    time.Duration // after which a call counts as waiting
-	workers  map[int]*W
-	began    []*call
+	pool      *pool
+	mounts    []int    // worker i runs on mounts[i % len]
+	dirs      []string // this check's directory, on every mount
+	rng       *rand.Rand
+	slice     time.Duration // how long a race may take
+	patience  time.Duration // after which a call counts as lost
+	usual     time.Duration // patience, while the server is being restarted
+	grace     time.Duration // after which a call counts as waiting
+	disturbBy string        // the command of Config.Disturb
+	workers   map[int]*W
+	began     []*call
 
 	mu     sync.Mutex
 	trace  []Event
@@ -270,6 +274,23 @@ func (w *W) ended(e Event) *Event {
 	delete(w.t.workers, w.id)
 	return &e
 }
+
+// recovery is the least patience while the file system recovers.
+const recovery = time.Minute
+
+// disturb restarts the server, as Config.Disturb says. Until recovered calls may take longer.
+func (t *T) disturb() {
+	t.usual, t.patience = t.patience, max(t.patience, recovery)
+	began := now()
+	out, err := exec.Command("sh", "-c", t.disturbBy).CombinedOutput()
+	if err != nil {
+		panic(broken{fmt.Errorf("%s: %w: %s", t.disturbBy, err, strings.TrimSpace(string(out)))})
+	}
+	t.trace = append(t.trace, Event{Step: Step{Op: "the server is restarted"}, Worker: disturber, Call: began, Ret: now()})
+}
+
+// recovered ends the patience of disturb: workers on all mounts have been answered.
+func (t *T) recovered() { t.patience = t.usual }
 
 // open opens an existing file for reading and writing as h0.
 func (w *W) open(p string) *Event { return w.ok(Step{Op: "open", P: p, Flags: unix.O_RDWR}) }

@@ -55,7 +55,7 @@ var Faults = []Fault{
 	{Name: "flock-as-posix", Does: "flock is a POSIX lock of the whole file", Catches: []string{"locks/independent", "flock/close"}, make: func(o Ops, _ *wrongEnv) Ops { return &flockAsPosix{o} }},
 	{Name: "downgrade-drops", Does: "a downgrade gives the lock up", Catches: []string{"posix/convert", "ofd/convert"}, make: func(o Ops, _ *wrongEnv) Ops { return &downgrade{o} }},
 	{Name: "spurious-again", Does: "a lock nobody holds is refused now and then", Catches: []string{"flock/history", "posix/history"}, make: func(o Ops, _ *wrongEnv) Ops { return &spurious{Ops: o} }},
-	{Name: "stale-read", Does: "a mount serves pages from before another process's write", Catches: []string{"data/read-after-write", "data/history", "data/truncate"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleRead{Ops: o, kept: map[string]kept[string]{}} }},
+	{Name: "stale-read", Does: "a mount serves pages from before another process's write", Catches: []string{"data/read-after-write", "data/reader", "data/history", "data/truncate"}, make: func(o Ops, _ *wrongEnv) Ops { return &staleRead{Ops: o, kept: map[string]kept[string]{}} }},
 	{Name: "lost-write", Does: "a write now and then changes nothing", Catches: []string{"data/history", "posix/counter"}, make: func(o Ops, _ *wrongEnv) Ops { return &lostWrite{Ops: o} }},
 	{Name: "torn-append", Does: "O_APPEND writes in two parts", Catches: []string{"data/append"}, make: func(o Ops, _ *wrongEnv) Ops { return &tornAppend{o} }},
 	{Name: "append-at-old-end", Does: "O_APPEND writes at the end the mount remembers", Catches: []string{"data/append"}, make: func(o Ops, _ *wrongEnv) Ops { return &oldEnd{Ops: o, path: map[int]string{}} }},

@@ -19,7 +19,7 @@ import (
 
 func devCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "dev", Short: "Run a cluster of separate processes on this machine"}
-	cmd.AddCommand(devUpCmd(), devDownCmd(), devStatusCmd())
+	cmd.AddCommand(devUpCmd(), devDownCmd(), devKillCmd(), devStatusCmd())
 	return cmd
 }
 
@@ -91,6 +91,20 @@ func devDownCmd() *cobra.Command {
 				return err
 			}
 			return d.Down()
+		}}
+	dirFlag(cmd, &dir)
+	return cmd
+}
+
+func devKillCmd() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{Use: "kill --dir D NAME…", Short: "End daemons of the cluster in D as a crash does (SIGKILL); `dev up` starts them again", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, names []string) error {
+			d, err := cluster.OpenDev(dir)
+			if err != nil {
+				return err
+			}
+			return d.Kill(names...)
 		}}
 	dirFlag(cmd, &dir)
 	return cmd

@@ -61,6 +61,7 @@ Exit status: 0 conformant, 1 not, 2 could not run.`,
 	f.DurationVar(&cfg.Patience, "patience", 10*time.Second, "a call that takes longer counts as lost")
 	f.DurationVar(&cfg.Grace, "grace", 40*time.Millisecond, "a lock call that takes longer counts as waiting")
 	f.StringSliceVar(&cfg.Only, "only", nil, "checks to make: names, features or patterns, ! before one leaves it out")
+	f.StringVar(&cfg.Disturb, "disturb", "", "a shell `command` that restarts what serves the file system: the checks */failover run it while locks are held and awaited")
 	f.BoolVar(&listOnly, "list", false, "list the checks and what each promises, and make none")
 	f.BoolVar(&tap, "tap", false, "print TAP")
 	f.BoolVar(&json, "json", false, "print JSON, histories of counter-examples included")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -227,6 +228,44 @@ func (d *Dev) Down() error {
 	}
 	defer lock.Close()
 	return d.stopNamed(d.known())
+}
+
+// Kill ends daemons as a crash does, and returns when they have let go of their files.
+func (d *Dev) Kill(names ...string) error {
+	var ps []Process
+	for _, name := range names {
+		if !slices.Contains(d.known(), name) {
+			return fmt.Errorf("%s has no daemon %s: `capstan dev status --dir %s` lists them", d.Dir, name, d.Dir)
+		}
+		p, err := loadProcess(d.runPath(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it does not run
+		}
+		if err != nil {
+			return err
+		}
+		ps = append(ps, p)
+	}
+	for _, p := range ps {
+		if err := p.signal(syscall.SIGKILL); err != nil {
+			return fmt.Errorf("kill %s (pid %d): %w", p.Name, p.PID, err)
+		}
+	}
+	if !waitGone(ps, 5*time.Second) {
+		return errors.New("a process survived SIGKILL: it hangs in the kernel")
+	}
+	for _, p := range ps {
+		// The first thread is a zombie before the others have let go of what is locked.
+		for end := time.Now().Add(5 * time.Second); threads(p.PID) > 1 && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+func threads(pid int) int {
+	l, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return len(l)
 }
 
 // known lists all that ever ran here, daemons of an edited configuration too.
