@@ -17,11 +17,11 @@ import (
 
 // Times of the connection's upkeep.
 const (
-	dialTimeout = 3 * time.Second
-	pingEvery   = 3 * time.Second // asks again for maps: a sign of life for both sides
-	silentPings = 3               // unanswered ones after which the monitor is given up
+	dialTimeout = time.Second // of a host that is gone no packet says so
+	pingEvery   = time.Second // asks again for maps: a sign of life for both sides
+	silentPings = 3           // unanswered ones after which the monitor is given up
 	backoffMin  = 10 * time.Millisecond
-	backoffMax  = time.Second
+	backoffMax  = 500 * time.Millisecond
 )
 
 // ErrClosed ends calls of a closed client.

@@ -23,6 +23,10 @@ const (
 	TInoRangeReply
 	TMonCommand
 	TMonCommandReply
+	TMonHello
+	TMonStanding
+	TMonJoin
+	TMonJoined
 )
 
 func init() {
@@ -44,6 +48,10 @@ func init() {
 	Register[InoRangeReply]()
 	Register[MonCommand]()
 	Register[MonCommandReply]()
+	Register[MonHello]()
+	Register[MonStanding]()
+	Register[MonJoin]()
+	Register[MonJoined]()
 }
 
 // MonSubscribe asks for maps newer than those the sender has, now and whenever there are
@@ -273,3 +281,53 @@ func (*InoRange) WireType() Type        { return TInoRange }
 func (*InoRangeReply) WireType() Type   { return TInoRangeReply }
 func (*MonCommand) WireType() Type      { return TMonCommand }
 func (*MonCommandReply) WireType() Type { return TMonCommandReply }
+
+// MonHello is what a monitor asks another one, leader or not: who are you, and is there a
+// cluster? One whose directory is empty so learns whether it is new or has lost its store.
+type MonHello struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+}
+
+// MonStanding answers MonHello.
+type MonStanding struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Member   string   // its identity in the quorum: its name, and after a loss of its store a number besides
+	Made     bool     // it knows of a cluster that has been made
+	Index    uint64   // of its newest log entry
+	Members  []string // identities of that quorum
+}
+
+// MonJoin asks the leader to take a monitor that has lost its store into the quorum again,
+// under a new identity; sent again until MonJoined says that it votes. Applied is how far
+// its copy of the log has come.
+type MonJoin struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Member   string
+	Addr     string
+	RaftAddr string
+	Applied  uint64
+}
+
+// MonJoined answers MonJoin. Errno: EPERM the name is not one of this quorum, EEXIST a
+// monitor of that name lives; EAGAIN ask again.
+type MonJoined struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Errno    uint32
+	Text     string
+	Voter    bool
+}
+
+// WireType implements Message.
+func (*MonHello) WireType() Type { return TMonHello }
+
+// WireType implements Message.
+func (*MonStanding) WireType() Type { return TMonStanding }
+
+// WireType implements Message.
+func (*MonJoin) WireType() Type { return TMonJoin }
+
+// WireType implements Message.
+func (*MonJoined) WireType() Type { return TMonJoined }

@@ -2,10 +2,8 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"path/filepath"
 	"time"
 
@@ -14,8 +12,6 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"github.com/rs/zerolog"
 	"go.etcd.io/bbolt"
-
-	"github.com/capstan-fs/capstan/msgr"
 )
 
 // How much of raft's log is kept: maps are small, so snapshots are cheap.
@@ -29,13 +25,38 @@ const (
 type raftParts struct {
 	raft  *raft.Raft
 	store *raftboltdb.BoltStore
+	snaps *raft.FileSnapshotStore
 	trans raft.Transport
 }
 
-func openRaft(cfg *Config, f *fsm) (p raftParts, err error) {
+// openStore opens raft's files and reports whether anything is in them.
+func openStore(cfg *Config) (p raftParts, has bool, err error) {
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	p.store, err = raftboltdb.New(raftboltdb.Options{Path: filepath.Join(cfg.Dir, "raft.db"), BoltOptions: &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true}})
+	if err != nil {
+		return p, false, fmt.Errorf("open %s (is another monitor running there?): %w", filepath.Join(cfg.Dir, "raft.db"), err)
+	}
+	p.snaps, err = raft.NewFileSnapshotStoreWithLogger(cfg.Dir, 2, quiet(cfg.Log))
+	if err != nil {
+		return p, false, fmt.Errorf("open snapshots in %s: %w", cfg.Dir, err)
+	}
+	has, err = raft.HasExistingState(p.store, p.store, p.snaps)
+	if err != nil {
+		return p, false, fmt.Errorf("read %s: %w", filepath.Join(cfg.Dir, "raft.db"), err)
+	}
+	return p, has, nil
+}
+
+// openRaft starts raft on the opened store.
+func (d *Daemon) openRaft(how beginning) error {
+	cfg, p := &d.cfg, &d.parts
 	logger := quiet(cfg.Log)
 	rc := raft.DefaultConfig()
-	rc.LocalID = raft.ServerID(cfg.Name)
+	rc.LocalID = raft.ServerID(d.member)
 	rc.Logger = logger
 	rc.SnapshotThreshold, rc.SnapshotInterval, rc.TrailingLogs = snapshotAfter, snapshotEvery, trailingLogs
 	rc.BatchApplyCh = true
@@ -46,51 +67,33 @@ func openRaft(cfg *Config, f *fsm) (p raftParts, err error) {
 		t := cfg.RaftTimeout
 		rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout, rc.CommitTimeout = t, t, t/2, max(t/20, time.Millisecond)
 	}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	p.store, err = raftboltdb.New(raftboltdb.Options{Path: filepath.Join(cfg.Dir, "raft.db"), BoltOptions: &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true}})
-	if err != nil {
-		return p, fmt.Errorf("open %s (is another monitor running there?): %w", filepath.Join(cfg.Dir, "raft.db"), err)
-	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, 2, logger)
-	if err != nil {
-		return p, fmt.Errorf("open snapshots in %s: %w", cfg.Dir, err)
-	}
-	self := raft.ServerAddress(cfg.Name)
+	self := raftAddress(d.member, cfg.self().RaftAddr)
 	if len(cfg.Mons) > 1 {
-		in := cfg.self()
-		self = raft.ServerAddress(in.RaftAddr)
-		l, err := cfg.Net.Listen(in.RaftAddr)
+		at := cfg.self().RaftAddr
+		l, err := cfg.Net.Listen(at)
 		if err != nil {
-			return p, fmt.Errorf("listen for other monitors on %s: %w", in.RaftAddr, err)
+			return fmt.Errorf("listen for other monitors on %s: %w", at, err)
 		}
-		p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: &streams{Listener: l, net: cfg.Net}, MaxPool: 3, Timeout: 5 * time.Second, Logger: logger})
+		p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: &streams{Listener: l, net: cfg.Net, self: self, cluster: cfg.Cluster}, MaxPool: 3, Timeout: 5 * time.Second, Logger: logger})
 	} else {
 		_, p.trans = raft.NewInmemTransport(self)
 	}
-	has, err := raft.HasExistingState(p.store, p.store, snaps)
-	if err != nil {
-		return p, fmt.Errorf("read %s: %w", filepath.Join(cfg.Dir, "raft.db"), err)
-	}
-	if !has {
+	if !d.has && how == bootstrap {
 		var servers []raft.Server
 		for _, in := range cfg.Mons {
-			servers = append(servers, raft.Server{ID: raft.ServerID(in.Name), Address: raft.ServerAddress(in.RaftAddr)})
+			servers = append(servers, raft.Server{ID: raft.ServerID(in.Name), Address: raftAddress(in.Name, in.RaftAddr)})
 		}
-		if len(cfg.Mons) == 1 {
-			servers[0].Address = self
-		}
-		if err := raft.BootstrapCluster(rc, p.store, p.store, snaps, p.trans, raft.Configuration{Servers: servers}); err != nil {
-			return p, fmt.Errorf("make the quorum: %w", err)
+		if err := raft.BootstrapCluster(rc, p.store, p.store, p.snaps, p.trans, raft.Configuration{Servers: servers}); err != nil {
+			return fmt.Errorf("make the quorum: %w", err)
 		}
 	}
-	if p.raft, err = raft.NewRaft(rc, f, p.store, p.store, snaps, p.trans); err != nil {
-		return p, fmt.Errorf("start raft on %s: %w", cfg.Dir, err)
+	r, err := raft.NewRaft(rc, d.fsm, p.store, p.store, p.snaps, p.trans)
+	if err != nil {
+		return fmt.Errorf("start raft on %s: %w", cfg.Dir, err)
 	}
-	return p, nil
+	p.raft = r
+	d.raft.Store(r)
+	return nil
 }
 
 func (p *raftParts) close() error {
@@ -107,19 +110,6 @@ func (p *raftParts) close() error {
 		}
 	}
 	return err
-}
-
-// streams lets raft talk over the cluster's network, memory included.
-type streams struct {
-	net.Listener
-	net msgr.Network
-}
-
-// Dial implements raft.StreamLayer.
-func (s *streams) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return s.net.Dial(ctx, string(addr))
 }
 
 // quiet passes raft's log on at debug level, its errors as warnings: what it calls an error

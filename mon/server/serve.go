@@ -45,6 +45,9 @@ func (h handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 	defer d.mu.Unlock()
 	for i := range batch {
 		f := &batch[i]
+		if h.quorum(c, f) {
+			continue
+		}
 		if d.leader == nil {
 			_ = c.Send(f.Tid, &wire.MonNotLeader{Leader: d.leaderAddr()})
 			continue
@@ -57,6 +60,24 @@ func (h handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 		d.step(mon.Message{From: cn.id, Peer: c.Peer().Instance, Tid: f.Tid, Msg: f.Msg})
 	}
 	d.flushAll(c)
+}
+
+// quorum answers what monitors ask each other. Letting one in takes several commits, so a
+// goroutine does it; the joiner asks one question at a time.
+func (h handler) quorum(c *msgr.Conn, f *msgr.Frame) bool {
+	switch m := f.Msg.(type) {
+	case *wire.MonHello:
+		_ = c.Send(f.Tid, h.d.standing())
+	case *wire.MonJoin:
+		if h.d.leader == nil {
+			return false
+		}
+		tid := f.Tid
+		h.d.loop(func() { _ = c.SendNow(tid, h.d.admit(m)) })
+	default:
+		return false
+	}
+	return true
 }
 
 // Closed tells the core.
@@ -150,7 +171,7 @@ func (d *Daemon) proposer() {
 		fs := make([]future, len(ps))
 		for i, p := range ps {
 			d.log.Debug().Stringer("change", p.Change).Msg("proposed")
-			fs[i] = d.parts.raft.Apply(mon.EncodeChange(p.Change), 0)
+			fs[i] = d.raft.Load().Apply(mon.EncodeChange(p.Change), 0)
 		}
 		for i, f := range fs {
 			ev := mon.Committed{ID: ps[i].ID}
@@ -178,7 +199,7 @@ func (d *Daemon) verifier() {
 			d.mu.Lock()
 			j := d.job
 			d.mu.Unlock()
-			if err := d.parts.raft.VerifyLeader().Error(); err == nil {
+			if err := d.raft.Load().VerifyLeader().Error(); err == nil {
 				d.event(j.term, mon.Verified{Verify: j.n})
 			}
 		}

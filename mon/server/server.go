@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -80,12 +81,20 @@ type Daemon struct {
 	start  time.Time
 	log    zerolog.Logger
 	fsm    *fsm
+	has    bool   // the store held something when we started
+	member string // identity in the quorum; set before raft is
 	parts  raftParts
-	srv    *msgr.Server
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	failed chan error
+	raft   atomic.Pointer[raft.Raft] // nil until begun
+	made   atomic.Bool               // another monitor knows of the cluster
+
+	begun     sync.WaitGroup // a begin that runs beside Start
+	admitting sync.Mutex     // one joiner at a time; before mu
+	self      msgr.Peer
+	srv       *msgr.Server
+	ctx       context.Context
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+	failed    chan error
 
 	push   chan struct{} // the state changed
 	verify chan struct{} // job is to be done
@@ -130,26 +139,36 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.fsm.changed = func() { poke(d.push) }
 	d.fsm.fatal = d.fatal
-	var err error
-	if d.parts, err = openRaft(&cfg, d.fsm); err != nil {
-		l.Close()
-		d.cancel()
-		return nil, wrap(err)
-	}
-	if s := d.fsm.now(); s.OSD.Epoch != 0 && s.OSD.Cluster != cfg.Cluster {
+	fail := func(err error) (*Daemon, error) {
 		l.Close()
 		d.cancel()
 		d.parts.close()
-		return nil, wrap(fmt.Errorf("%s belongs to cluster %v, not to %v", cfg.Dir, s.OSD.Cluster, cfg.Cluster))
+		return nil, wrap(err)
 	}
-	self := msgr.Peer{Instance: cfg.Instance, Addr: d.addr, Cluster: cfg.Cluster}
-	d.srv = msgr.Serve(l, self, d.accept, cfg.Log)
-	for _, loop := range []func(){d.watchLeadership, d.proposer, d.verifier, d.pusher, d.ticker} {
-		d.wg.Add(1)
-		go func() {
-			defer d.wg.Done()
-			loop()
-		}()
+	var err error
+	if d.parts, d.has, err = openStore(&cfg); err != nil {
+		return fail(err)
+	}
+	if err := d.readMember(); err != nil {
+		return fail(err)
+	}
+	d.self = msgr.Peer{Instance: cfg.Instance, Addr: d.addr, Cluster: cfg.Cluster}
+	d.srv = msgr.Serve(l, d.self, d.accept, cfg.Log)
+	if !d.has && len(cfg.Mons) > 1 { // has to ask the others first, who may start after us
+		d.begun.Go(func() {
+			if err := d.begin(); err != nil && d.ctx.Err() == nil {
+				d.fatal(err)
+			}
+		})
+		return d, nil
+	}
+	if err := d.begin(); err != nil {
+		d.srv.Close()
+		return fail(err)
+	}
+	if s := d.fsm.now(); s.OSD.Epoch != 0 && s.OSD.Cluster != cfg.Cluster {
+		d.Close()
+		return nil, wrap(fmt.Errorf("%s belongs to cluster %v, not to %v", cfg.Dir, s.OSD.Cluster, cfg.Cluster))
 	}
 	return d, nil
 }
@@ -206,6 +225,7 @@ func (d *Daemon) State() mon.State { return d.fsm.now() }
 func (d *Daemon) Close() error {
 	d.cancel()
 	d.srv.Close()
+	d.begun.Wait() // it may be about to start raft
 	err := d.parts.close()
 	d.wg.Wait()
 	if err != nil {
@@ -220,7 +240,7 @@ func (d *Daemon) watchLeadership() {
 		select {
 		case <-d.ctx.Done():
 			return
-		case leads := <-d.parts.raft.LeaderCh():
+		case leads := <-d.raft.Load().LeaderCh():
 			if !leads {
 				d.resign()
 			} else if err := d.takeOffice(); err != nil && d.ctx.Err() == nil {
@@ -233,7 +253,7 @@ func (d *Daemon) watchLeadership() {
 // takeOffice applies all that earlier leaders committed, makes the cluster if there is none,
 // and begins to serve.
 func (d *Daemon) takeOffice() error {
-	r := d.parts.raft
+	r := d.raft.Load()
 	if err := r.Barrier(0).Error(); err != nil {
 		return err
 	}
@@ -269,7 +289,7 @@ func (d *Daemon) takeOffice() error {
 
 // commit proposes a change and waits for it.
 func (d *Daemon) commit(c mon.Change) error {
-	f := d.parts.raft.Apply(mon.EncodeChange(c), 0)
+	f := d.raft.Load().Apply(mon.EncodeChange(c), 0)
 	if err := f.Error(); err != nil {
 		return err
 	}
@@ -297,15 +317,15 @@ func (d *Daemon) resign() {
 
 // leaderAddr is where the leader serves, as far as is known here.
 func (d *Daemon) leaderAddr() string {
-	_, id := d.parts.raft.LeaderWithID()
-	if id == raft.ServerID(d.cfg.Name) || id == "" {
+	name := d.leaderName()
+	if name == d.cfg.Name {
 		return ""
 	}
-	if in, ok := d.fsm.now().Mon.ByName(string(id)); ok {
+	if in, ok := d.fsm.now().Mon.ByName(name); ok {
 		return in.Addr
 	}
 	for _, in := range d.cfg.Mons {
-		if in.Name == string(id) {
+		if in.Name == name {
 			return in.Addr
 		}
 	}
