@@ -61,9 +61,11 @@ func TestBadMountpointsAreRefused(t *testing.T) {
 
 func TestOptionsOfLaterIssuesAreRefused(t *testing.T) {
 	c := harness.Up(t)
-	for _, o := range [][]string{{"--ranks", "2"}, {"--standbys", "1"}, {"--mons", "3"}} {
+	for _, o := range [][]string{{"--ranks", "2"}, {"--standbys", "1"}} {
 		refuses(t, c, []string{o[0]}, append([]string{"dev", "up", "--dir", t.TempDir()}, o...)...)
 	}
+	refuses(t, c, []string{"2 monitors", "odd"}, "dev", "up", "--dir", t.TempDir(), "--mons", "2")
+	refuses(t, c, []string{"of 1 monitors, not 3"}, "dev", "up", "--dir", c.Dir, "--mons", "3")
 }
 
 func TestForeignAndNewerDataDirectoriesAreRefused(t *testing.T) {

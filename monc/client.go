@@ -24,6 +24,9 @@ const (
 	backoffMax  = 500 * time.Millisecond
 )
 
+// ErrNoLeader: a monitor answers, and knows of none that leads: too few of them are there.
+var ErrNoLeader = errors.New("no monitor leads")
+
 // ErrClosed ends calls of a closed client.
 var ErrClosed = errors.New("monc: closed")
 
@@ -48,13 +51,14 @@ type Client struct {
 
 	maps mapState
 
-	mu      sync.Mutex
-	conn    *msgr.Conn
-	leader  string // where the last redirect pointed; used once
-	next    int    // address to try
-	lastErr error
-	tid     uint64
-	pending map[uint64]*call
+	mu         sync.Mutex
+	conn       *msgr.Conn
+	leader     string // where the last redirect pointed; used once
+	next       int    // address to try
+	lastErr    error
+	leaderless bool // the last monitor that answered knew of no leader
+	tid        uint64
+	pending    map[uint64]*call
 
 	heard atomic.Int64 // pings since the last frame
 }
@@ -81,6 +85,9 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		c.Close()
 		c.mu.Lock()
 		err := c.lastErr
+		if c.leaderless {
+			err = ErrNoLeader
+		}
 		c.mu.Unlock()
 		if err == nil {
 			err = ctx.Err()
@@ -284,6 +291,7 @@ func (h *handler) Frames(conn *msgr.Conn, batch []msgr.Frame) {
 			if m.Leader != conn.Peer().Addr {
 				h.c.leader = m.Leader
 			}
+			h.c.leaderless = m.Leader == ""
 			h.c.mu.Unlock()
 			conn.Close() // what is pending goes to the leader
 			return

@@ -54,7 +54,7 @@ func monCmd() *cobra.Command {
 				return err
 			}
 			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
-				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), orSetting(listen, c.MonListen))
+				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), listen)
 			})
 		}}
 	f.add(cmd, "log_level", "osds", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data")

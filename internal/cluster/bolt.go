@@ -94,13 +94,14 @@ func guarded(dir string, log zerolog.Logger, run func() error) (err error) {
 }
 
 const (
+	rejoin  = "remove %s and start this monitor again, it is filled from the others"
 	refill  = "remove %s and start this OSD again, it is refilled from its replicas"
 	restore = "restore %s from a copy; without it the cluster's maps are lost (a monitor that never came up may start on an empty directory)"
 )
 
 // checkMonStore refuses a monitor's store that lost its database: an empty one would become
 // another, new cluster.
-func checkMonStore(d *DataDir) error {
+func checkMonStore(d *DataDir, several bool) error {
 	db := d.File("store/raft.db")
 	err := checkBolt(db)
 	if fi, serr := os.Stat(db); serr != nil || fi.Size() == 0 {
@@ -110,7 +111,11 @@ func checkMonStore(d *DataDir) error {
 		err = fmt.Errorf("%s is damaged: it is gone or empty, but this monitor has served before", db)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: "+restore, err, d.Path)
+		what := restore
+		if several {
+			what = rejoin
+		}
+		return fmt.Errorf("%w: "+what, err, d.Path)
 	}
 	return nil
 }

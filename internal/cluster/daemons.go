@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/internal/conf"
 	mdsserver "github.com/capstan-fs/capstan/mds/server"
@@ -116,17 +117,43 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 	return d, nil
 }
 
-// StartMon starts monitor `name` on its directory; an empty one makes the cluster.
+// quorum lists the monitors, and where `name` listens; nil for a quorum of one.
+func (e *Env) quorum(name string) (mons []clustermap.MonInfo, at string, err error) {
+	c := e.Conf
+	if len(c.MonAddrs) < 2 {
+		return nil, c.MonListen, nil
+	}
+	for i, addr := range c.MonAddrs {
+		mons = append(mons, clustermap.MonInfo{Name: conf.MonName(i), Addr: addr, RaftAddr: c.MonRaftAddrs[i]})
+		if conf.MonName(i) == name {
+			at = addr
+		}
+	}
+	if at == "" {
+		return nil, "", fmt.Errorf("mon_addrs has %d monitors, named a to %s: there is no mon.%s", len(mons), mons[len(mons)-1].Name, name)
+	}
+	return mons, at, nil
+}
+
+// StartMon starts monitor `name` on its directory, listening where the configuration says
+// unless listen is given; an empty directory makes the cluster, or joins it.
 func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, error) {
 	return e.start(ctx, dir, "mon", "mon."+name, func(d *Daemon) error {
-		if err := checkMonStore(d.dir); err != nil {
+		mons, at, err := e.quorum(name)
+		if err != nil {
+			return err
+		}
+		if listen == "" {
+			listen = at
+		}
+		if err := checkMonStore(d.dir, len(mons) > 1); err != nil {
 			return err
 		}
 		settings := mon.Defaults()
 		settings.OSDSilence = int64(e.Conf.DownGrace)
 		settings.MDSLease = int64(e.Conf.RankLease())
 		run, err := monserver.Start(ctx, monserver.Config{
-			Net: e.Net, Dir: d.dir.File("store"), Name: name, Addr: listen, Cluster: e.Conf.Cluster,
+			Net: e.Net, Dir: d.dir.File("store"), Name: name, Addr: listen, Cluster: e.Conf.Cluster, Mons: mons, RaftTimeout: e.Conf.MonElection,
 			Instance: instance(wire.KindMon, 0), Size: e.Conf.PoolSize, MinSize: e.Conf.MinSize(),
 			MetaPGs: uint32(e.Conf.PGNumMeta), DataPGs: uint32(e.Conf.PGNumData),
 			Settings: settings, Log: e.Log.With().Str("daemon", "mon."+name).Logger(),
@@ -139,7 +166,10 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 			s := run.State()
 			return map[string]any{"leading": run.Leading(), "osd": s.OSD.Epoch, "fs": s.FS.Epoch}, nil
 		})
-		if err := run.WaitLeader(ctx); err != nil {
+		d.admin.Register("quorum", func(json.RawMessage) (any, error) {
+			return map[string]any{"member": run.Member(), "leader": run.Leader(), "members": run.Quorum()}, nil
+		})
+		if err := run.WaitQuorum(ctx); err != nil {
 			return err
 		}
 		return noteMade(d.dir)

@@ -84,11 +84,17 @@ func newDev(dir string, over *conf.Overrides) (*Dev, error) {
 		c.Cluster = NewClusterID()
 	}
 	c.PoolSize = min(c.PoolSize, c.OSDs)
-	addr, err := freePort()
+	ports, err := freePorts(2 * c.Mons)
 	if err != nil {
 		return nil, err
 	}
-	c.MonAddrs, c.MonListen = []string{addr}, addr
+	c.MonAddrs, c.MonListen = ports[:c.Mons], ports[0]
+	if c.Mons > 1 {
+		c.MonRaftAddrs = ports[c.Mons:]
+	}
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -102,19 +108,25 @@ func newDev(dir string, over *conf.Overrides) (*Dev, error) {
 	return d, writeMeta(dir, Meta{Cluster: c.Cluster.String(), Role: "dev", Name: "dev", Format: Format})
 }
 
-// freePort finds a port for the monitor, which has to keep its address.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freePorts finds ports for the monitors, which have to keep their addresses.
+func freePorts(n int) (addrs []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // together, or one could be drawn twice
+		addrs = append(addrs, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return addrs, nil
 }
 
 // names lists the daemons that belong to the cluster.
 func (d *Dev) names() []string {
-	names := []string{"mon.a"}
+	var names []string
+	for i := range max(1, len(d.Conf.MonAddrs)) {
+		names = append(names, "mon."+conf.MonName(i))
+	}
 	for i := range d.Conf.OSDs {
 		names = append(names, fmt.Sprintf("osd.%d", i))
 	}
@@ -131,14 +143,15 @@ func DevUp(ctx context.Context, dir string, over *conf.Overrides) (*Dev, error) 
 	if err != nil {
 		return nil, err
 	}
-	if over.Given("osds") {
-		want := conf.Default()
-		if err := over.Apply(want); err != nil {
-			return nil, err
-		}
-		if want.OSDs != d.Conf.OSDs {
-			return nil, fmt.Errorf("%s is a cluster of %d OSDs, not %d: leave --osds away, or choose another directory", d.Dir, d.Conf.OSDs, want.OSDs)
-		}
+	want := conf.Default()
+	if err := over.Apply(want); err != nil {
+		return nil, err
+	}
+	if over.Given("osds") && want.OSDs != d.Conf.OSDs {
+		return nil, fmt.Errorf("%s is a cluster of %d OSDs, not %d: leave --osds away, or choose another directory", d.Dir, d.Conf.OSDs, want.OSDs)
+	}
+	if over.Given("mons") && want.Mons != len(d.Conf.MonAddrs) {
+		return nil, fmt.Errorf("%s is a cluster of %d monitors, not %d: leave --mons away, or choose another directory", d.Dir, len(d.Conf.MonAddrs), want.Mons)
 	}
 	if over.Given("wrong") {
 		want := conf.Default()
@@ -175,18 +188,22 @@ func (d *Dev) startAll(ctx context.Context) (started []string, err error) {
 		p, err := loadProcess(d.runPath(name))
 		return err == nil && p.Alive()
 	})
-	if len(missing) > 0 && missing[0] == "mon.a" {
-		started = append(started, "mon.a")
-		missing = missing[1:]
-		if err := d.spawn("mon.a"); err != nil {
+	// Monitors first, all of them together: each is ready when there is a quorum.
+	mons := slices.IndexFunc(missing, func(name string) bool { return !strings.HasPrefix(name, "mon.") })
+	if mons < 0 {
+		mons = len(missing)
+	}
+	for _, names := range [][]string{missing[:mons], missing[mons:]} {
+		var g errgroup.Group
+		for _, name := range names {
+			g.Go(func() error { return d.spawn(name) })
+		}
+		started = append(started, names...)
+		if err := g.Wait(); err != nil {
 			return started, err
 		}
 	}
-	var g errgroup.Group
-	for _, name := range missing {
-		g.Go(func() error { return d.spawn(name) })
-	}
-	return append(started, missing...), g.Wait()
+	return started, nil
 }
 
 // spawn starts one daemon and writes down who it is.

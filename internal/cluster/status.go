@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -59,6 +60,9 @@ func (e *Env) dialMons(ctx context.Context, self wire.Instance) (*monc.Client, e
 	defer cancel()
 	m, err := monc.Dial(ctx, monc.Config{Net: e.Net, Addrs: e.Conf.MonAddrs,
 		Self: msgr.Peer{Instance: self, Cluster: e.Conf.Cluster}, Log: e.Log})
+	if errors.Is(err, monc.ErrNoLeader) {
+		return nil, fmt.Errorf("no monitor leads: of %s less than half answer each other; start the missing ones (%w)", strings.Join(e.Conf.MonAddrs, ", "), err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("no monitor answers at %s within 10 s: is the cluster running? (%w)", strings.Join(e.Conf.MonAddrs, ", "), err)
 	}

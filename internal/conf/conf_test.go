@@ -36,7 +36,7 @@ func TestEveryDefaultIsInItsRange(t *testing.T) {
 func TestWhatIsSavedIsRead(t *testing.T) {
 	c := Default()
 	c.Cluster[3] = 7
-	c.MonAddrs = []string{"127.0.0.1:1", "h:2"}
+	c.MonAddrs, c.MonRaftAddrs = []string{"127.0.0.1:1", "h:2", "i:3"}, []string{"127.0.0.1:4", "h:5", "i:6"}
 	c.OSDSize = 3 << 30
 	c.SessionValidity = 2500 * time.Millisecond * 2
 	c.MonData = `a "quoted" dir`

@@ -8,12 +8,14 @@ import (
 
 // Config is the value of every setting. Fields are in the order of the table.
 type Config struct {
-	Cluster  wire.UUID
-	MonAddrs []string
+	Cluster      wire.UUID
+	MonAddrs     []string
+	MonRaftAddrs []string
 
 	MonData, OSDData, MDSData       string
 	MonListen, OSDListen, MDSListen string
 
+	Mons        int
 	OSDs        int
 	OSDSize     uint64
 	PoolSize    int
@@ -29,6 +31,7 @@ type Config struct {
 	ReplGrace       time.Duration
 	OSDHeartbeat    time.Duration
 	DownGrace       time.Duration
+	MonElection     time.Duration
 	RecoveryBudget  time.Duration
 
 	DirtyExpire time.Duration
@@ -53,3 +56,6 @@ func (c *Config) MinSize() int {
 	}
 	return c.PoolSize/2 + 1
 }
+
+// MonName is the name of the monitor at place i of mon_addrs.
+func MonName(i int) string { return string(rune('a' + i)) }

@@ -84,6 +84,12 @@ func (c *Config) Check() error {
 	if c.PoolMinSize > c.PoolSize {
 		return fmt.Errorf("pool_min_size = %d is more than pool_size = %d: no write would ever be allowed", c.PoolMinSize, c.PoolSize)
 	}
+	if n := len(c.MonAddrs); n > 1 && len(c.MonRaftAddrs) != n {
+		return fmt.Errorf("mon_addrs has %d monitors, mon_raft_addrs has %d: name one address of each kind for every monitor", n, len(c.MonRaftAddrs))
+	}
+	if n := max(c.Mons, len(c.MonAddrs)); n%2 == 0 && n > 0 {
+		return fmt.Errorf("%d monitors bear no more losses than %d: choose an odd number", n, n-1)
+	}
 	// Known and checked, but nothing reads them yet: better a refusal than a setting without effect.
 	if c.DirtyExpire != time.Second {
 		return fmt.Errorf("dirty_expire = %v: only the default, 1s, works so far", c.DirtyExpire)

@@ -18,8 +18,10 @@ type Knob struct {
 var Knobs = []Knob{
 	{Name: "cluster", Group: "Cluster", Doc: "The cluster's UUID. A daemon of another cluster is refused at its first word.",
 		field: func(c *Config) any { return &c.Cluster }},
-	{Name: "mon_addrs", Group: "Cluster", Doc: "Addresses (host:port) of the monitors.",
+	{Name: "mon_addrs", Group: "Cluster", Doc: "Addresses (host:port) of the monitors, in the order of their names a, b, c, …: one, or for production three or five.",
 		field: func(c *Config) any { return &c.MonAddrs }},
+	{Name: "mon_raft_addrs", Group: "Cluster", Doc: "Where the monitors talk among themselves, in the same order; only for more than one. An address once used must stay.",
+		field: func(c *Config) any { return &c.MonRaftAddrs }},
 
 	{Name: "mon_data", Group: "Daemons", Doc: "Directory of the monitor's store; `capstan mon --data` overrides it.",
 		field: func(c *Config) any { return &c.MonData }},
@@ -27,13 +29,15 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.OSDData }},
 	{Name: "mds_data", Group: "Daemons", Doc: "Directory of the MDS's admin socket and meta file; it keeps nothing else on disk.",
 		field: func(c *Config) any { return &c.MDSData }},
-	{Name: "mon_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the monitor listens; port 0 draws one.",
+	{Name: "mon_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the monitor listens; port 0 draws one. One of several listens at its place of mon_addrs.",
 		field: func(c *Config) any { return &c.MonListen }},
 	{Name: "osd_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where OSDs listen.",
 		field: func(c *Config) any { return &c.OSDListen }},
 	{Name: "mds_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the MDS listens.",
 		field: func(c *Config) any { return &c.MDSListen }},
 
+	{Name: "mons", Group: "Cluster", Unit: "daemons", Def: "1", Min: "1", Max: "7", Doc: "Monitors of a cluster made by `dev up`: an odd number. Three bear the loss of one, five of two.",
+		field: func(c *Config) any { return &c.Mons }},
 	{Name: "osds", Group: "Storage", Unit: "daemons", Def: "3", Min: "1", Max: "16", Doc: "OSDs of a cluster made by `demo` or `dev up`.",
 		field: func(c *Config) any { return &c.OSDs }},
 	{Name: "osd_size", Group: "Storage", Unit: "bytes", Def: "1GiB", Min: "64MiB", Max: "64TiB",
@@ -65,6 +69,8 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.OSDHeartbeat }},
 	{Name: "osd_down_grace", Group: "Times", Unit: "s", Def: "5s", Min: "500ms", Max: "10m", Doc: "Reports about an OSD for so long make the monitors mark it down.",
 		field: func(c *Config) any { return &c.DownGrace }},
+	{Name: "mon_election", Group: "Times", Unit: "s", Def: "1s", Min: "100ms", Max: "30s", Doc: "Monitors that do not hear of their leader for so long elect another. At least ten round trips between them.",
+		field: func(c *Config) any { return &c.MonElection }},
 	{Name: "mds_recovery_budget", Group: "Times", Unit: "s", Def: "5s", Min: "1s", Max: "10m", Doc: "Take-over to active when every live client answers. Journal length and dirty state are kept to it. Fixed at its default so far.",
 		field: func(c *Config) any { return &c.RecoveryBudget }},
 

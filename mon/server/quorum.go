@@ -65,12 +65,18 @@ func (d *Daemon) begin() error {
 		d.loop(loop)
 	}
 	if len(d.cfg.Mons) > 1 {
-		d.loop(d.watchQuorum)
+		defer d.loop(d.watchQuorum)
 	}
-	if how == join {
+	if how == join || d.listens() { // also one that was stopped before it voted
+		d.joining.Store(true)
 		d.loop(d.join)
 	}
 	return nil
+}
+
+// listens reports whether this monitor is in the quorum without a vote.
+func (d *Daemon) listens() bool {
+	return slices.ContainsFunc(d.Quorum(), func(m QuorumMember) bool { return m.Member == d.member && !m.Voter })
 }
 
 func (d *Daemon) loop(f func()) {
@@ -197,6 +203,7 @@ func (d *Daemon) join() {
 		r, err := d.askLeader(m)
 		switch {
 		case err == nil && r.Errno == 0 && r.Voter:
+			d.joining.Store(false)
 			d.log.Info().Str("member", d.member).Msg("in the quorum again")
 			return
 		case err == nil && r.Errno != 0 && r.Text != said:
@@ -294,7 +301,7 @@ func (d *Daemon) hello(addr string) (*wire.MonStanding, error) {
 func (d *Daemon) watchQuorum() {
 	lost := time.Now()
 	for d.sleep(askAgain) {
-		if d.leaderName() != "" {
+		if d.Leader() != "" {
 			lost = time.Now()
 			continue
 		}
@@ -313,10 +320,9 @@ func (d *Daemon) watchQuorum() {
 }
 
 // leftOut reports whether a newer quorum than ours has our name under another identity. Who
-// is still being let in has no quorum of its own to compare, and is not left out.
+// is still being let in is not left out.
 func (d *Daemon) leftOut(s *wire.MonStanding) bool {
-	ours := d.Quorum()
-	if !slices.ContainsFunc(ours, func(m QuorumMember) bool { return m.Member == d.member }) || s.Index <= d.raft.Load().LastIndex() || slices.Contains(s.Members, d.member) {
+	if d.joining.Load() || s.Index <= d.raft.Load().LastIndex() || slices.Contains(s.Members, d.member) {
 		return false
 	}
 	return slices.ContainsFunc(s.Members, func(m string) bool { return nameOf(m) == d.cfg.Name })
@@ -328,7 +334,7 @@ func (d *Daemon) WaitQuorum(ctx context.Context) error {
 		if d.Leading() {
 			return nil
 		}
-		if n := d.leaderName(); n != "" && n != d.cfg.Name && d.fsm.now().OSD.Epoch != 0 {
+		if n := d.Leader(); n != "" && n != d.cfg.Name && d.fsm.now().OSD.Epoch != 0 {
 			return nil
 		}
 		select {
@@ -342,8 +348,8 @@ func (d *Daemon) WaitQuorum(ctx context.Context) error {
 	}
 }
 
-// leaderName is who leads, as far as is known here.
-func (d *Daemon) leaderName() string {
+// Leader is the name of the leading monitor, as far as this one knows; or empty.
+func (d *Daemon) Leader() string {
 	r := d.raft.Load()
 	if r == nil {
 		return ""

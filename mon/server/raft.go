@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -112,21 +113,31 @@ func (p *raftParts) close() error {
 	return err
 }
 
-// quiet passes raft's log on at debug level, its errors as warnings: what it calls an error
-// (a vote lost, a peer gone) is ordinary life.
+// quiet passes raft's log on at debug level, its errors as warnings, each kind once in a
+// while: what it calls an error (a vote lost, a peer gone) is ordinary life, many times a second.
 func quiet(l zerolog.Logger) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: &lines{log: l}, DisableTime: true})
+	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: &lines{log: l, last: map[string]time.Time{}}, DisableTime: true})
 }
+
+const repeatAfter = 30 * time.Second
 
 type lines struct {
-	log zerolog.Logger
+	log  zerolog.Logger
+	last map[string]time.Time // when a kind of error was last a warning
 }
 
-// Write takes one line of hclog.
+// Write takes one line of hclog, which calls it under a lock.
 func (w *lines) Write(b []byte) (int, error) {
 	ev := w.log.Debug()
 	if bytes.HasPrefix(b, []byte("[ERROR]")) {
-		ev = w.log.Warn()
+		kind, _, _ := strings.Cut(string(b), ": ")
+		if _, rest, ok := strings.Cut(string(b), "peer="); ok {
+			kind, _, _ = strings.Cut(rest, " ")
+		}
+		if now := time.Now(); now.Sub(w.last[kind]) >= repeatAfter {
+			w.last[kind] = now
+			ev = w.log.Warn()
+		}
 	}
 	ev.Msg(string(bytes.TrimSpace(b)))
 	return len(b), nil

@@ -76,16 +76,17 @@ func (c *Config) self() clustermap.MonInfo {
 
 // Daemon is a running monitor.
 type Daemon struct {
-	cfg    Config
-	addr   string
-	start  time.Time
-	log    zerolog.Logger
-	fsm    *fsm
-	has    bool   // the store held something when we started
-	member string // identity in the quorum; set before raft is
-	parts  raftParts
-	raft   atomic.Pointer[raft.Raft] // nil until begun
-	made   atomic.Bool               // another monitor knows of the cluster
+	cfg     Config
+	addr    string
+	start   time.Time
+	log     zerolog.Logger
+	fsm     *fsm
+	has     bool   // the store held something when we started
+	member  string // identity in the quorum; set before raft is
+	parts   raftParts
+	raft    atomic.Pointer[raft.Raft] // nil until begun
+	made    atomic.Bool               // another monitor knows of the cluster
+	joining atomic.Bool               // it does not vote yet
 
 	begun     sync.WaitGroup // a begin that runs beside Start
 	admitting sync.Mutex     // one joiner at a time; before mu
@@ -317,7 +318,7 @@ func (d *Daemon) resign() {
 
 // leaderAddr is where the leader serves, as far as is known here.
 func (d *Daemon) leaderAddr() string {
-	name := d.leaderName()
+	name := d.Leader()
 	if name == d.cfg.Name {
 		return ""
 	}
