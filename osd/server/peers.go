@@ -49,11 +49,17 @@ func (d *Daemon) sendPeer(s *osd.Send) {
 	if len(p.queue) < peerQueue {
 		p.queue = append(p.queue, *s)
 	}
-	if !p.dialing && time.Now().After(p.retryAt) {
-		p.dialing = true
-		d.wg.Add(1)
-		go p.dial()
+	p.redial()
+}
+
+// redial dials unless that is under way or was tried a moment ago; called with mu held.
+func (p *peerLine) redial() {
+	if p.dialing || p.d.closed || time.Now().Before(p.retryAt) {
+		return
 	}
+	p.dialing = true
+	p.d.wg.Add(1)
+	go p.dial()
 }
 
 func (p *peerLine) dial() {
@@ -72,6 +78,9 @@ func (p *peerLine) dial() {
 	if err != nil || d.closed || d.peers[p.id] != p {
 		p.retryAt = time.Now().Add(200 * time.Millisecond)
 		p.queue = nil // older than the next resend by then
+		if p.refused && d.peers[p.id] == p && !d.closed {
+			d.reportFailure(p.id)
+		}
 		d.mu.Unlock()
 		if err == nil {
 			c.Close()
@@ -90,11 +99,17 @@ func (p *peerLine) dial() {
 // Frames implements msgr.Handler: nothing is sent back on this line.
 func (p *peerLine) Frames(*msgr.Conn, []msgr.Frame) {}
 
-// Closed implements msgr.Handler.
+// Closed implements msgr.Handler. A process that died closes its streams at once, and its
+// host refuses the next: who asks then knows of the death without waiting for heartbeats.
 func (p *peerLine) Closed(c *msgr.Conn, _ error) {
-	p.d.mu.Lock()
-	defer p.d.mu.Unlock()
-	if p.conn == c {
-		p.conn = nil
+	d := p.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.conn != c {
+		return
+	}
+	p.conn = nil
+	if o, ok := d.m.OSD(p.id); ok && o.Up && o.Instance == p.inst && d.peers[p.id] == p {
+		p.redial()
 	}
 }

@@ -11,10 +11,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/mon"
 	monserver "github.com/capstan-fs/capstan/mon/server"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/msgr"
 	"github.com/capstan-fs/capstan/objecter"
+	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -27,15 +29,20 @@ type cluster struct {
 	mon  *monserver.Daemon
 	osds []*Daemon
 	log  zerolog.Logger
+	core osd.Config
 }
 
 func newCluster(t testing.TB, osds int) *cluster {
-	c := &cluster{t: t, net: msgr.NewMemory(), uuid: wire.UUID{7}, dir: t.TempDir(), log: zerolog.Nop()}
+	return newClusterWith(t, osds, mon.Defaults(), osd.Config{})
+}
+
+func newClusterWith(t testing.TB, osds int, set mon.Settings, core osd.Config) *cluster {
+	c := &cluster{core: core, t: t, net: msgr.NewMemory(), uuid: wire.UUID{7}, dir: t.TempDir(), log: zerolog.Nop()}
 	if testing.Verbose() {
 		c.log = zerolog.New(zerolog.NewTestWriter(t))
 	}
 	var err error
-	if c.mon, err = monserver.Start(t.Context(), monserver.Config{Net: c.net, Dir: c.dir + "/mon", Name: "a", Addr: "mem:mon", Cluster: c.uuid, Log: c.log}); err != nil {
+	if c.mon, err = monserver.Start(t.Context(), monserver.Config{Net: c.net, Dir: c.dir + "/mon", Name: "a", Addr: "mem:mon", Cluster: c.uuid, Settings: set, Log: c.log}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.mon.Close() })
@@ -58,7 +65,7 @@ func newCluster(t testing.TB, osds int) *cluster {
 func (c *cluster) start(i int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	o, err := Start(ctx, Config{Net: c.net, Dir: fmt.Sprintf("%s/osd.%d", c.dir, i), ID: wire.OSDID(i), Listen: fmt.Sprintf("mem:osd.%d", i), MonAddrs: []string{"mem:mon"}, Cluster: c.uuid, Log: c.log})
+	o, err := Start(ctx, Config{Net: c.net, Dir: fmt.Sprintf("%s/osd.%d", c.dir, i), ID: wire.OSDID(i), Listen: fmt.Sprintf("mem:osd.%d", i), MonAddrs: []string{"mem:mon"}, Cluster: c.uuid, Core: c.core, Log: c.log})
 	if err != nil {
 		c.t.Error(err)
 		return
@@ -170,6 +177,21 @@ func TestAClusterKeepsWhatItAnswered(t *testing.T) {
 			t.Fatalf("%s: %d bytes, want %d", n, len(got), len(d))
 		}
 	}
+}
+
+// A process that died is told to the monitors by its peers at once: its host refuses them.
+// Heartbeats, silence and the monitor's own broken connection are out of the way here.
+func TestDeadProcessIsReportedWithoutHeartbeats(t *testing.T) {
+	set := mon.Defaults()
+	set.OSDSilence, set.OSDBroken = int64(time.Hour), int64(time.Hour)
+	c := newClusterWith(t, 3, set, osd.Config{HeartbeatNs: int64(time.Hour)})
+	o, maps := c.client(1)
+	for i := range 32 { // every OSD has talked to every other
+		write(t, o, fmt.Sprintf("o%d", i), []byte("x"))
+	}
+	c.osds[1].Kill()
+	c.osds[1] = nil
+	until(t, "osd.1 down", func() bool { return !maps.OSDMap().OSDs[1].Up })
 }
 
 // BenchmarkWrite4K is a replicated write of 4 KiB through client, primary and two members.
