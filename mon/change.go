@@ -35,6 +35,10 @@ var kinds = map[byte]func() Change{
 	17: func() Change { return &InoRange{} },
 	18: func() Change { return &MonSet{} },
 	19: func() Change { return &MDSRepaired{} },
+	20: func() Change { return &OSDCrush{} },
+	21: func() Change { return &OSDRemove{} },
+	22: func() Change { return &PoolSet{} },
+	23: func() Change { return &Except{} },
 }
 
 func kindOf(c Change) byte {

@@ -83,6 +83,7 @@ type PoolCreate struct {
 	MinSize  int
 	PGNum    uint32
 	Rule     string
+	Class    string // not empty: Rule is made for this class of devices if it is not there
 }
 
 func (c *PoolCreate) String() string { return fmt.Sprintf("create pool %q", c.Name) }
@@ -95,10 +96,14 @@ func (c *PoolCreate) apply(e *edit) error {
 		}
 		id = have + 1
 	}
-	if _, ok := e.old.OSD.Crush.Rule(c.Rule); !ok {
+	_, ok := e.old.OSD.Crush.Rule(c.Rule)
+	if !ok && c.Class == "" {
 		return refuse(EINVAL, "no crush rule %q", c.Rule)
 	}
 	m := e.osdMap()
+	if !ok {
+		m.Crush = m.Crush.WithRule(crush.Replicated(c.Rule, RootName, c.Class, crush.Host))
+	}
 	m.Pools[id] = clustermap.Pool{ID: id, Name: c.Name, Size: c.Size, MinSize: c.MinSize, PGNum: c.PGNum, Rule: c.Rule}
 	if err := m.Check(); err != nil {
 		return refuse(EINVAL, "%v", err)

@@ -2,6 +2,7 @@ package mon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -46,56 +47,187 @@ func (l *Leader) command(ev Message, m *wire.MonCommand) {
 	}})
 }
 
-// parse reads a command that changes something.
-func (l *Leader) parse(args []string) (Change, error) {
-	usage := fmt.Errorf("unknown command %q; known: %s, blocklist add KIND.NUM/NONCE [REASON], osd down|out|in ID, osd reweight ID SHARE, fs repaired RANK, pg give-up PG OSD UUID", strings.Join(args, " "), strings.Join(sortedKeys(shows), ", "))
-	m := l.state.OSD
-	osd := func(s string) (clustermap.OSD, error) {
-		id, err := strconv.ParseInt(strings.TrimPrefix(s, "osd."), 10, 32)
-		o, ok := m.OSDs[wire.OSDID(id)]
-		if err != nil || !ok {
-			return o, fmt.Errorf("no OSD %q", s)
-		}
-		return o, nil
-	}
-	switch {
-	case len(args) >= 3 && args[0] == "blocklist" && args[1] == "add":
-		i, err := ParseInstance(args[2])
-		return &Block{Instance: i, Reason: strings.Join(append([]string{"operator"}, args[3:]...), " ")}, err
-	case len(args) == 3 && args[0] == "osd":
-		o, err := osd(args[2])
-		switch args[1] {
-		case "down":
-			return &OSDDown{ID: o.ID, Instance: o.Instance, Reason: "operator"}, err
-		case "out":
-			return &OSDPlace{ID: o.ID, In: o.In}, err
-		case "in":
-			return &OSDPlace{ID: o.ID, In: true, Reweight: crush.One}, err
-		}
-	case len(args) == 4 && args[0] == "osd" && args[1] == "reweight":
-		o, err := osd(args[2])
-		f, ferr := strconv.ParseFloat(args[3], 64)
+// verb is a command that changes something: fixed words, then its arguments.
+type verb struct {
+	words string // "osd out"
+	usage string // "ID"
+	min   int    // arguments
+	max   int
+	make  func(l *Leader, args []string) (Change, error)
+}
+
+// verbs is the table; a longer match of words wins over none.
+var verbs = []verb{
+	{"blocklist add", "KIND.NUM/NONCE [REASON]", 1, 12, func(_ *Leader, a []string) (Change, error) {
+		i, err := ParseInstance(a[0])
+		return &Block{Instance: i, Reason: strings.Join(append([]string{"operator"}, a[1:]...), " ")}, err
+	}},
+	{"osd down", "ID", 1, 1, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		return &OSDDown{ID: o.ID, Instance: o.Instance, Reason: "operator"}, err
+	}},
+	{"osd out", "ID", 1, 1, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		return &OSDPlace{ID: o.ID, In: false, Reweight: o.Reweight}, err
+	}},
+	{"osd in", "ID", 1, 1, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		return &OSDPlace{ID: o.ID, In: true, Reweight: crush.One}, err
+	}},
+	{"osd reweight", "ID SHARE", 2, 2, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		f, ferr := strconv.ParseFloat(a[1], 64)
 		if err == nil && (ferr != nil || f < 0 || f > 1) {
-			err = fmt.Errorf("a share is a number from 0 to 1, not %q", args[3])
+			err = fmt.Errorf("a share is a number from 0 to 1, not %q", a[1])
 		}
 		return &OSDPlace{ID: o.ID, In: o.In, Reweight: uint32(f * crush.One)}, err
-	case len(args) == 3 && args[0] == "fs" && args[1] == "repaired":
-		r, err := strconv.ParseInt(args[2], 10, 32)
+	}},
+	{"osd drain", "ID", 1, 1, (*Leader).drain},
+	{"osd rm", "ID", 1, 1, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		return &OSDRemove{ID: o.ID}, err
+	}},
+	{"osd crush move", "ID zone=Z|rack=R|host=H …", 2, 4, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		c := &OSDCrush{ID: o.ID, Weight: -1}
+		for _, w := range a[1:] {
+			k, v, _ := strings.Cut(w, "=")
+			to := map[string]*string{"zone": &c.Zone, "rack": &c.Rack, "host": &c.Host}[k]
+			if err == nil && (to == nil || v == "") {
+				err = fmt.Errorf("%q says no place: zone=NAME, rack=NAME or host=NAME", w)
+			}
+			if to != nil {
+				*to = v
+			}
+		}
+		return c, err
+	}},
+	{"osd crush weight", "ID WEIGHT", 2, 2, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		f, ferr := strconv.ParseFloat(a[1], 64)
+		if err == nil && (ferr != nil || f < 0 || f > crush.MaxWeight/crush.One) {
+			err = fmt.Errorf("a weight is a number from 0 to %d (1 is a TiB by custom), not %q", crush.MaxWeight/crush.One, a[1])
+		}
+		return &OSDCrush{ID: o.ID, Weight: int64(f * crush.One)}, err
+	}},
+	{"osd crush class", "ID CLASS|none", 2, 2, func(l *Leader, a []string) (Change, error) {
+		o, err := l.osd(a[0])
+		if a[1] == "none" {
+			return &OSDCrush{ID: o.ID, Weight: -1, NoClass: true}, err
+		}
+		return &OSDCrush{ID: o.ID, Weight: -1, Class: a[1]}, err
+	}},
+	{"pool create", "NAME [size=N] [min_size=N] [pg_num=N] [class=CLASS]", 1, 5, (*Leader).poolCreate},
+	{"pool set", "NAME size|min_size N", 3, 3, func(_ *Leader, a []string) (Change, error) {
+		n, err := strconv.Atoi(a[2])
+		c := &PoolSet{Name: a[0]}
+		switch {
+		case err != nil || n < 1:
+			return nil, fmt.Errorf("%s is a number of replicas, not %q", a[1], a[2])
+		case a[1] == "size":
+			c.Size = n
+		case a[1] == "min_size":
+			c.MinSize = n
+		case a[1] == "pg_num":
+			return nil, errors.New("pg_num is fixed when a pool is made: splitting PGs is not built yet")
+		default:
+			return nil, fmt.Errorf("a pool has size and min_size, no %q", a[1])
+		}
+		return c, nil
+	}},
+	{"fs repaired", "RANK", 1, 1, func(_ *Leader, a []string) (Change, error) {
+		r, err := strconv.ParseInt(a[0], 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("no rank %q", args[2])
+			return nil, fmt.Errorf("no rank %q", a[0])
 		}
 		return &MDSRepaired{Rank: wire.Rank(r)}, nil
-	case len(args) == 5 && args[0] == "pg" && args[1] == "give-up":
+	}},
+	{"pg give-up", "PG OSD UUID", 3, 3, func(l *Leader, a []string) (Change, error) {
+		m := l.state.OSD
 		for _, pg := range m.PGIDs() {
 			for _, mb := range m.PGs[pg].InSync {
-				if pg.String() == args[2] && strconv.Itoa(int(mb.ID)) == strings.TrimPrefix(args[3], "osd.") && mb.UUID.String() == args[4] {
+				if pg.String() == a[0] && strconv.Itoa(int(mb.ID)) == strings.TrimPrefix(a[1], "osd.") && mb.UUID.String() == a[2] {
 					return &PGGiveUp{PG: pg, Member: mb}, nil
 				}
 			}
 		}
-		return nil, fmt.Errorf("pg %s has no member %s with store %s", args[2], args[3], args[4])
+		return nil, fmt.Errorf("pg %s has no member %s with store %s", a[0], a[1], a[2])
+	}},
+}
+
+// parse reads a command that changes something.
+func (l *Leader) parse(args []string) (Change, error) {
+	var known []string
+	for _, v := range verbs {
+		words := strings.Fields(v.words)
+		n := len(args) - len(words)
+		if n >= 0 && slices.Equal(args[:len(words)], words) {
+			if n < v.min || n > v.max {
+				return nil, fmt.Errorf("usage: %s %s", v.words, v.usage)
+			}
+			return v.make(l, args[len(words):])
+		}
+		known = append(known, v.words+" "+v.usage)
 	}
-	return nil, usage
+	return nil, fmt.Errorf("unknown command %q; known: %s, %s", strings.Join(args, " "), strings.Join(sortedKeys(shows), ", "), strings.Join(known, ", "))
+}
+
+// osd finds an OSD by its number, or by osd.N.
+func (l *Leader) osd(s string) (clustermap.OSD, error) {
+	id, err := strconv.ParseInt(strings.TrimPrefix(s, "osd."), 10, 32)
+	o, ok := l.state.OSD.OSDs[wire.OSDID(id)]
+	if err != nil || !ok {
+		return o, fmt.Errorf("no OSD %q", s)
+	}
+	return o, nil
+}
+
+// drain takes an OSD's whole share away, if enough others are left to hold the replicas.
+// Unlike `osd out` it outlives a restart of the OSD.
+func (l *Leader) drain(a []string) (Change, error) {
+	o, err := l.osd(a[0])
+	if err != nil {
+		return nil, err
+	}
+	c := &OSDPlace{ID: o.ID, In: o.In, Reweight: 0}
+	next, err := l.state.Apply(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, pg := range next.OSD.PGIDs() {
+		if pool := next.OSD.Pools[pg.Pool]; len(next.OSD.Wanted(pg)) < min(pool.Size, len(l.state.OSD.Wanted(pg))) {
+			return nil, fmt.Errorf("pool %q wants %d replicas on as many hosts: without osd.%d there are too few; add an OSD, or lower the pool's size", pool.Name, pool.Size, o.ID)
+		}
+	}
+	return c, nil
+}
+
+// poolCreate reads the settings of a new pool; a class gets a rule of its own.
+func (l *Leader) poolCreate(a []string) (Change, error) {
+	c := &PoolCreate{Name: a[0], Size: 3, PGNum: 16, Rule: RuleName}
+	for _, w := range a[1:] {
+		k, v, _ := strings.Cut(w, "=")
+		n, err := strconv.ParseUint(v, 10, 16)
+		switch k {
+		case "size":
+			c.Size = int(n)
+		case "min_size":
+			c.MinSize = int(n)
+		case "pg_num":
+			c.PGNum = uint32(n)
+		case "class":
+			c.Class, c.Rule, err = v, RuleName+"-"+v, nil
+		default:
+			return nil, fmt.Errorf("a pool has size, min_size, pg_num and class, no %q", k)
+		}
+		if err != nil || v == "" {
+			return nil, fmt.Errorf("%q makes no sense", w)
+		}
+	}
+	if c.MinSize == 0 {
+		c.MinSize = c.Size/2 + 1
+	}
+	return c, nil
 }
 
 // ParseInstance reads what Instance.String prints.
@@ -123,6 +255,7 @@ func init() {
 		"pg dump":      (*Leader).showPGs,
 		"fs dump":      (*Leader).showFS,
 		"blocklist ls": (*Leader).showBlocklist,
+		"pool ls":      (*Leader).showPools,
 		"mon dump":     func(l *Leader) any { return l.state.Mon },
 	}
 }
@@ -364,6 +497,23 @@ func (l *Leader) showBlocklist() any {
 	for _, i := range l.state.OSD.BlockedInstances() {
 		e := l.state.OSD.Blocklist[i]
 		out = append(out, row{i.String(), uint64(e.Since), e.Reason, e.Clean})
+	}
+	return out
+}
+
+func (l *Leader) showPools() any {
+	type row struct {
+		Name    string `json:"name"`
+		ID      uint32 `json:"id"`
+		Size    int    `json:"size"`
+		MinSize int    `json:"min_size"`
+		PGNum   uint32 `json:"pg_num"`
+		Rule    string `json:"rule"`
+	}
+	out := []row{}
+	for _, id := range sortedKeys(l.state.OSD.Pools) {
+		p := l.state.OSD.Pools[id]
+		out = append(out, row{p.Name, p.ID, p.Size, p.MinSize, p.PGNum, p.Rule})
 	}
 	return out
 }

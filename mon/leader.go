@@ -3,6 +3,7 @@ package mon
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/capstan-fs/capstan/clustermap"
@@ -17,6 +18,9 @@ type Settings struct {
 	DropGrace   int64 // down for so long: dropped from in-sync sets
 	Cold        int64 // rule M5: how long a new leader drops nobody, unless it hears of all before
 	OutAfter    int64 // down for so long: its share goes to others
+	FlapWindow  int64 // boots are counted over so long …
+	FlapBoots   int   // … of one life, and after so many it is kept down for half as long; 0: never
+	BalanceWait int64 // between looks of the balancer at a cluster at rest; 0: it is off
 	MDSLease    int64 // G: a rank without beacon for so long is failed
 	CreateWait  int64 // PGs are made below full size after this
 	CleanExpiry int64 // blocklist entries of clean ends go
@@ -30,7 +34,7 @@ const second = int64(1e9)
 // Defaults are the settings of a cluster that says nothing else.
 func Defaults() Settings {
 	return Settings{OSDSilence: 6 * second, OSDBroken: 2 * second, ReportAge: 8 * second, DropGrace: 2 * second, Cold: 30 * second,
-		OutAfter: 600 * second, MDSLease: 3 * second, CreateWait: 10 * second, CleanExpiry: 3600 * second, UsageEvery: 5 * second,
+		OutAfter: 600 * second, FlapWindow: 600 * second, FlapBoots: 5, BalanceWait: 30 * second, MDSLease: 3 * second, CreateWait: 10 * second, CleanExpiry: 3600 * second, UsageEvery: 5 * second,
 		FullPct: 95, NearFullPct: 85}
 }
 
@@ -92,15 +96,16 @@ type Leader struct {
 	cold  bool // rule M5: not every OSD was heard of yet
 	eff   Effects
 
-	nextID   uint64
-	waiting  map[uint64]request // by proposal
-	inFlight map[string]uint64  // decisions under way, by what they are about
-	osds     map[wire.OSDID]*osdLife
-	mdss     mdsWatch
-	cleanAt  map[wire.Instance]int64 // blocklist entries of clean ends, since when known
-	usageAt  int64
-	pgStats  map[wire.PGID]wire.PGStat
-	upAt     int64 // when the first OSD was seen up, for CreateWait; 0: none
+	nextID    uint64
+	waiting   map[uint64]request // by proposal
+	inFlight  map[string]uint64  // decisions under way, by what they are about
+	osds      map[wire.OSDID]*osdLife
+	mdss      mdsWatch
+	cleanAt   map[wire.Instance]int64 // blocklist entries of clean ends, since when known
+	usageAt   int64
+	pgStats   map[wire.PGID]wire.PGStat
+	balanceAt int64
+	upAt      int64 // when the first OSD was seen up, for CreateWait; 0: none
 }
 
 // request is whom to answer when a proposal is decided.
@@ -210,6 +215,11 @@ func (l *Leader) message(ev Message) {
 	}
 	switch m := ev.Msg.(type) {
 	case *wire.OSDBoot:
+		if wait := l.flapping(m); wait > 0 {
+			l.send(ev.From, ev.Tid, &wire.OSDBooted{Errno: EAGAIN, WaitMs: uint32(wait / 1e6), Epoch: l.state.OSD.Epoch,
+				Text: fmt.Sprintf("osd.%d went up and down %d times in %d s: kept down for %d s more", m.ID, l.set.FlapBoots, l.set.FlapWindow/second, wait/second)})
+			return
+		}
 		l.heard(m.ID, m.Instance, ev.From)
 		ask(&OSDBoot{OSDBoot: *m}, func(s State, err error) wire.Message {
 			errno, text := errnoOf(err)
@@ -310,6 +320,7 @@ func (l *Leader) decideSlow() {
 	}
 	l.decideUsage()
 	l.decideSurplus()
+	l.decideBalance()
 	l.decideOut()
 	l.decideExpiry()
 }

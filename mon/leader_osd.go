@@ -19,6 +19,8 @@ type osdLife struct {
 	refused  bool
 	total    uint64
 	used     uint64
+	boots    []int64 // of one life after it was marked down, within FlapWindow
+	heldAt   int64   // kept down since; 0: not
 }
 
 func (l *Leader) life(id wire.OSDID) *osdLife {
@@ -37,6 +39,7 @@ func (l *Leader) heard(id wire.OSDID, i wire.Instance, from ConnID) {
 		o.instance = i
 		clear(o.reports)
 		o.refused = false
+		o.boots, o.heldAt = nil, 0
 	}
 	o.conn, o.heardAt, o.brokenAt = from, max(l.now, 1), 0
 }
@@ -248,5 +251,58 @@ func (l *Leader) decideUsage() {
 	if moved {
 		full, near := l.flags()
 		l.usage(full, near)
+	}
+}
+
+// flapping says for how long a living OSD that was marked down and came back too often is
+// still kept down: its network or disk is ill, and each of its boots is a new interval, a
+// pause, of all its PGs. A process that was started again is a new life and no flap.
+func (l *Leader) flapping(m *wire.OSDBoot) int64 {
+	o, known := l.state.OSD.OSDs[m.ID]
+	if l.set.FlapBoots == 0 || !known || o.Up || o.Instance != m.Instance {
+		return 0
+	}
+	life := l.life(m.ID)
+	if life.heldAt != 0 {
+		if left := life.heldAt + l.set.FlapWindow/2 - l.now; left > 0 {
+			return left
+		}
+		life.heldAt, life.boots = 0, nil
+	}
+	life.boots = slices.DeleteFunc(life.boots, func(at int64) bool { return l.now-at > l.set.FlapWindow })
+	if len(life.boots) < l.set.FlapBoots {
+		life.boots = append(life.boots, l.now)
+		return 0
+	}
+	life.heldAt = max(l.now, 1)
+	return l.set.FlapWindow / 2
+}
+
+// balanceMoves is how many PGs the balancer moves at a time.
+const balanceMoves = 4
+
+// balanceTolerance is how far from the mean an OSD may be: well within the ±10 % promised.
+const balanceTolerance = 0.05
+
+// decideBalance evens the OSDs out when the cluster is at rest: nobody down, nothing to copy.
+func (l *Leader) decideBalance() {
+	m := l.state.OSD
+	if l.set.BalanceWait == 0 || l.isCold() || l.now-l.balanceAt < l.set.BalanceWait {
+		return
+	}
+	l.balanceAt = l.now
+	for _, o := range m.OSDs {
+		if !o.Up && o.In {
+			return
+		}
+	}
+	for pg, cfg := range m.PGs {
+		if len(cfg.Learners) > 0 || len(cfg.InSync) != len(m.Wanted(pg)) {
+			return
+		}
+	}
+	off, on := Balance(m, func(pg wire.PGID) uint64 { return l.pgStats[pg].Bytes }, balanceTolerance, balanceMoves)
+	if len(off)+len(on) > 0 {
+		l.decideOnce("balance", &Except{Off: off, On: on})
 	}
 }

@@ -114,12 +114,14 @@ type OSDBoot struct {
 	Used     uint64
 }
 
-// OSDBooted answers OSDBoot. Errno: EEXIST this uuid is known under another id; EINVAL.
+// OSDBooted answers OSDBoot. Errno: EEXIST this uuid is known under another id; EINVAL;
+// EAGAIN it went up and down too often and is to ask again after WaitMs.
 type OSDBooted struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	Errno    uint32
 	Text     string
 	Epoch    Epoch
+	WaitMs   uint32
 }
 
 // OSDStopping asks to be marked down at once: a clean stop. Answered by MonReply.

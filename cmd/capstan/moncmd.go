@@ -16,6 +16,7 @@ type word struct {
 	use, short string
 	ask        []string
 	args       int
+	more       int                                    // further arguments that may follow
 	print      func(io.Writer, json.RawMessage) error // nil: a table
 }
 
@@ -25,7 +26,7 @@ func monWords(use, short string, words []word) *cobra.Command {
 	for _, w := range words {
 		var f confFlags
 		var asJSON bool
-		sub := &cobra.Command{Use: w.use, Short: w.short, Args: cobra.ExactArgs(w.args),
+		sub := &cobra.Command{Use: w.use, Short: w.short, Args: cobra.RangeArgs(w.args, w.args+w.more),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				c, err := f.load()
 				if err != nil {
@@ -58,7 +59,20 @@ var osdWords = []word{
 	{use: "down ID", short: "Mark an OSD down: a live one comes back by itself", ask: []string{"osd", "down"}, args: 1},
 	{use: "out ID", short: "Take an OSD out: its data moves to the others", ask: []string{"osd", "out"}, args: 1},
 	{use: "in ID", short: "Take an OSD back in", ask: []string{"osd", "in"}, args: 1},
+	{use: "rm ID", short: "Forget an OSD that is stopped and holds nothing (after `osd drain`)", ask: []string{"osd", "rm"}, args: 1},
 	{use: "reweight ID SHARE", short: "Give an OSD a share (0 to 1) of what its weight would bring", ask: []string{"osd", "reweight"}, args: 2},
+}
+
+var crushWords = []word{
+	{use: "move ID zone=Z|rack=R|host=H …", short: "Move an OSD in the hierarchy; what is not named stays", ask: []string{"osd", "crush", "move"}, args: 2, more: 2},
+	{use: "weight ID WEIGHT", short: "Set what an OSD weighs (1 is a TiB by custom)", ask: []string{"osd", "crush", "weight"}, args: 2},
+	{use: "class ID CLASS|none", short: "Set the class of an OSD's device (ssd, hdd, …)", ask: []string{"osd", "crush", "class"}, args: 2},
+}
+
+var poolWords = []word{
+	{use: "ls", short: "List the pools", ask: []string{"pool", "ls"}},
+	{use: "create NAME [size=N] [min_size=N] [pg_num=N] [class=CLASS]", short: "Make a pool, on devices of a class if one is named", ask: []string{"pool", "create"}, args: 1, more: 4},
+	{use: "set NAME size|min_size N", short: "Change how many replicas a pool has, or how many a write needs", ask: []string{"pool", "set"}, args: 3},
 }
 
 var pgWords = []word{

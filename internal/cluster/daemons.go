@@ -152,6 +152,7 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 		settings := mon.Defaults()
 		settings.OSDSilence = int64(e.Conf.DownGrace)
 		settings.MDSLease = int64(e.Conf.RankLease())
+		settings.DropGrace, settings.OutAfter, settings.BalanceWait = int64(e.Conf.DropGrace), int64(e.Conf.OutAfter), int64(e.Conf.BalanceEvery)
 		run, err := monserver.Start(ctx, monserver.Config{
 			Net: e.Net, Dir: d.dir.File("store"), Name: name, Addr: listen, Cluster: e.Conf.Cluster, Mons: mons, RaftTimeout: e.Conf.MonElection,
 			Instance: instance(wire.KindMon, 0), Size: e.Conf.PoolSize, MinSize: e.Conf.MinSize(),
@@ -186,6 +187,7 @@ func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon
 		run, err := osdserver.Start(ctx, osdserver.Config{
 			Net: e.Net, Dir: d.dir.File("store"), ID: wire.OSDID(id), Listen: listen, MonAddrs: e.Conf.MonAddrs,
 			Cluster: e.Conf.Cluster, Log: e.Log.With().Str("daemon", name).Logger(),
+			Host: e.Conf.OSDHost, Rack: e.Conf.OSDRack, Class: e.Conf.OSDClass,
 			Store: store.Options{Bytes: int64(e.Conf.OSDSize)},
 			Core:  osd.Config{LeaseNs: int64(e.Conf.OSDLease), GraceNs: int64(e.Conf.ReplGrace), HeartbeatNs: int64(e.Conf.OSDHeartbeat)},
 		})

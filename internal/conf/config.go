@@ -18,6 +18,9 @@ type Config struct {
 	Mons        int
 	OSDs        int
 	OSDSize     uint64
+	OSDHost     string
+	OSDRack     string
+	OSDClass    string
 	PoolSize    int
 	PoolMinSize int
 	PGNumMeta   int
@@ -31,6 +34,9 @@ type Config struct {
 	ReplGrace       time.Duration
 	OSDHeartbeat    time.Duration
 	DownGrace       time.Duration
+	DropGrace       time.Duration
+	OutAfter        time.Duration
+	BalanceEvery    time.Duration
 	MonElection     time.Duration
 	RecoveryBudget  time.Duration
 

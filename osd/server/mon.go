@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,20 +14,39 @@ import (
 
 // boot announces this life (R2) and waits for the answer.
 func (d *Daemon) boot(ctx context.Context) error {
+	for {
+		wait, err := d.bootOnce(ctx)
+		if wait == 0 {
+			return err
+		}
+		d.log.Warn().Err(err).Dur("wait", wait).Msg("kept down")
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// bootOnce asks once; wait: the monitors want to be asked again after that.
+func (d *Daemon) bootOnce(ctx context.Context) (wait time.Duration, err error) {
 	total, used := d.store.Space()
 	r, err := d.mon.Call(ctx, &wire.OSDBoot{ID: d.cfg.ID, UUID: d.store.UUID(), Instance: d.self.Instance, Addr: d.self.Addr,
-		Host: d.cfg.Host, Total: total, Used: used})
+		Host: d.cfg.Host, Rack: d.cfg.Rack, Class: d.cfg.Class, Total: total, Used: used})
 	if err != nil {
-		return fmt.Errorf("osd.%d: boot: %w", d.cfg.ID, err)
+		return 0, fmt.Errorf("osd.%d: boot: %w", d.cfg.ID, err)
 	}
 	b, ok := r.(*wire.OSDBooted)
 	if !ok {
-		return fmt.Errorf("osd.%d: boot: the monitors answered %v", d.cfg.ID, r.WireType())
+		return 0, fmt.Errorf("osd.%d: boot: the monitors answered %v", d.cfg.ID, r.WireType())
+	}
+	if b.WaitMs > 0 {
+		return time.Duration(b.WaitMs) * time.Millisecond, errors.New(b.Text)
 	}
 	if b.Errno != 0 {
-		return fmt.Errorf("osd.%d: the monitors refuse this store (uuid %v): %s", d.cfg.ID, d.store.UUID(), b.Text)
+		return 0, fmt.Errorf("osd.%d: the monitors refuse this store (uuid %v): %s", d.cfg.ID, d.store.UUID(), b.Text)
 	}
-	return nil
+	return 0, nil
 }
 
 // boots announces it again whenever a map shows it down.

@@ -31,6 +31,8 @@ type Config struct {
 	MonAddrs []string
 	Cluster  wire.UUID
 	Host     string        // failure domain; empty: its own
+	Rack     string        // empty: none
+	Class    string        // of device: "ssd", "hdd", or empty
 	Store    store.Options // Create, Cluster and Owner are filled in
 	Opened   osd.Store     // instead of Dir: for tests
 	Core     osd.Config    // timings; ID, Instance and Stored are filled in

@@ -141,6 +141,7 @@ func (w *World) drawPlan() {
 	set := &w.set
 	*set = mon.Defaults()
 	set.CreateWait, set.UsageEvery = 3600*second, 3600*second
+	set.BalanceWait, set.FlapBoots = 0, 0 // PGs do not move for balance here: mon has tests of that
 	set.OSDSilence = []int64{second, 3 * second}[w.rng.IntN(2)]
 	set.OSDBroken = []int64{50 * ms, second}[w.rng.IntN(2)]
 	set.DropGrace = []int64{50 * ms, second, 3 * second}[w.rng.IntN(3)]
