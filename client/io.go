@@ -214,6 +214,9 @@ func (c *Client) admit(k *Caller, f *File, off *uint64, n uint64, app bool) (end
 			*off = in.attr.Size
 		}
 		end = *off + n
+		if end > wire.MaxFileBytes {
+			return 0, syscall.EFBIG // no rank gives a range that reaches there
+		}
 		if end <= in.cap.maxSize {
 			if end > in.cap.maxSize/2 && in.cap.askedMax < in.cap.maxSize && !in.cap.job {
 				in.cap.askedMax = in.cap.maxSize // once per range, ahead of need
@@ -388,7 +391,7 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 	default:
 		return syscall.EOPNOTSUPP
 	}
-	if off+n < off || off+n > 1<<63-1 {
+	if off+n < off || off+n > 1<<63-1 || mode&FallocKeepSize == 0 && off+n > wire.MaxFileBytes {
 		return syscall.EFBIG
 	}
 	if mode == FallocKeepSize {

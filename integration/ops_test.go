@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/integration/harness"
+	"github.com/capstan-fs/capstan/wire"
 )
 
 // says runs a command that must succeed and say the words.
@@ -334,5 +335,27 @@ func TestMountWithoutRoot(t *testing.T) {
 	}
 	if out, err := as(bin, "umount", mnt); err != nil {
 		t.Errorf("umount as nobody: %v\n%s", err, out)
+	}
+}
+
+// Beyond the largest file there is EFBIG at once. (A write there waited for a range that no rank
+// gives, found by stress-ng's fsize.)
+func TestWritesBeyondTheLargestFileAreRefused(t *testing.T) {
+	c := harness.Up(t, harness.Args("--osds", "1"))
+	f, err := os.Create(filepath.Join(c.Mount(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("x"), wire.MaxFileBytes-1); err != nil {
+		t.Error(err)
+	}
+	for _, off := range []int64{wire.MaxFileBytes, 1 << 45, 1<<63 - 2} {
+		if _, err := f.WriteAt([]byte("x"), off); errnoOf(err) != syscall.EFBIG {
+			t.Errorf("write at %d: %v", off, err)
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, off, 1); errnoOf(err) != syscall.EFBIG {
+			t.Errorf("fallocate at %d: %v", off, err)
+		}
 	}
 }

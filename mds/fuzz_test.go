@@ -47,11 +47,13 @@ func (b *babble) name() string {
 }
 
 func (b *babble) size() uint64 {
-	return b.oneOf(0, 1, 4095, 4096, 9<<20, 30<<20, maxFileBytes-1, maxFileBytes, maxFileBytes+1, 1<<62, 1<<63, ^uint64(0))
+	return b.oneOf(0, 1, 4095, 4096, 9<<20, 30<<20, wire.MaxFileBytes-1, wire.MaxFileBytes, wire.MaxFileBytes+1, 1<<62, 1<<63, ^uint64(0))
 }
 
 // little is a size whose objects a test can count.
-func (b *babble) little() uint64 { return b.oneOf(0, 1, 4096, 9<<20, 30<<20, maxFileBytes+1, 1<<63) }
+func (b *babble) little() uint64 {
+	return b.oneOf(0, 1, 4096, 9<<20, 30<<20, wire.MaxFileBytes+1, 1<<63)
+}
 
 func (b *babble) bits() caps.Bits {
 	switch b.Intn(4) {
@@ -111,7 +113,7 @@ func (b *babble) update(c *capClient) *wire.CapUpdate {
 	}
 	if b.Intn(3) == 0 {
 		u.WantMax = b.size()
-		if u.WantMax > 64<<20 && u.WantMax <= maxFileBytes {
+		if u.WantMax > 64<<20 && u.WantMax <= wire.MaxFileBytes {
 			u.WantMax = 64 << 20 // it would be allowed, and a recovery takes that many looks
 		}
 	}

@@ -23,7 +23,7 @@ var opSetattr = opDesc{
 			if !in.isReg() {
 				return eINVAL
 			}
-			if q.Attr.Size > maxFileBytes {
+			if q.Attr.Size > wire.MaxFileBytes {
 				return eFBIG
 			}
 		}

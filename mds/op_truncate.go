@@ -13,8 +13,6 @@ import (
 // the lock goes. Meanwhile ifile rests in xlockdone, so nobody is given r, w or c and no data
 // can be written where it will be cut. Whoever replays the intent does the cut again.
 
-const maxFileBytes = 16 << 40 // a file larger than this has more objects than a purge should visit
-
 // cut is one truncate under way. q is the request that asked for it and keeps ifile x, long
 // after its early answer and, if need be, after its session; nil when a replay found the cut.
 type cut struct {

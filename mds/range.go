@@ -92,10 +92,10 @@ func (r *Rank) rangeOf(in *inode, s *session, rec *caps.Record) bool {
 // growRange answers a wish for more, also while a REVOKE is open: a WRITE that waits for it
 // may own a page that the revoke's invalidation needs (Q-e).
 func (r *Rank) growRange(s *session, in *inode, rec *caps.Record, wish uint64) {
-	if rec.Issued&caps.FileWr == 0 || wish > maxFileBytes {
+	if rec.Issued&caps.FileWr == 0 || wish > wire.MaxFileBytes {
 		return
 	}
-	r.journalRange(in, s, roundUp(min(2*(wish+1), maxFileBytes), uint64(in.rec.ObjectSize)))
+	r.journalRange(in, s, roundUp(min(2*(wish+1), wire.MaxFileBytes), uint64(in.rec.ObjectSize)))
 	rec.MaxSize = in.rangeRec(s)
 	r.sendCap(s, in, rec, wire.CapRange, 0, false)
 }

@@ -165,4 +165,5 @@ const (
 	MaxXattrValue = 64 << 10  // bytes
 	MaxXattrs     = 256 << 10 // bytes of all xattrs of one inode
 	MaxLink       = 65000     // names of one inode
+	MaxFileBytes  = 16 << 40  // a file larger than this has more objects than a purge should visit
 )
