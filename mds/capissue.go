@@ -216,6 +216,17 @@ func (r *Rank) showStat(in *inode, s *session, st *wire.InodeStat, xattrs bool) 
 
 // sendCap sends a cap message. gain are the bits it adds: attributes come with them.
 func (r *Rank) sendCap(s *session, in *inode, rec *caps.Record, op wire.CapOp, gain caps.Bits, again bool) {
+	if r.trace != nil {
+		r.traceCap(s, rec, op, again)
+	}
+	switch {
+	case again:
+		r.counts.AskedAgain++
+	case op == wire.CapRevoke:
+		r.counts.Revokes++
+	case op == wire.CapGrantOp:
+		r.counts.Grants++
+	}
 	m := &wire.CapGrant{Op: op, Again: again}
 	m.Stat.Ino = in.rec.Ino
 	m.Stat.Cap = r.capOf(rec)

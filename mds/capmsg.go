@@ -10,6 +10,9 @@ import (
 // fields to be written back, a wish for a larger write range; any of them, in one message.
 func (r *Rank) onCapUpdate(s *session, m *wire.CapUpdate) {
 	s.announce(m.Oldest)
+	if r.trace != nil {
+		r.traceUpdate(s, m)
+	}
 	if s.state == sessReconnect || m.Replay || s.unplaced(m.Ino) {
 		r.collectFlush(s, m)
 		return
@@ -121,6 +124,9 @@ func (r *Rank) onCapRelease(s *session, m *wire.CapRelease) {
 			continue // Q-d, Q-f: given again meanwhile
 		}
 		s.live.recalled = max(0, s.live.recalled-1)
+		if r.trace != nil {
+			r.traced(TraceEvent{Kind: "release", ino: c.Ino, For: s.instance.String(), Host: s.place()})
+		}
 		r.dropCap(in, s, rec)
 	}
 }

@@ -19,6 +19,7 @@ type SessionInfo struct {
 	Client   string `json:"client"`
 	Key      string `json:"key"`
 	Host     string `json:"host"`
+	PID      uint32 `json:"pid"` // of the mount's process on that host; 0: it did not say
 	State    string `json:"state"`
 	Caps     int    `json:"caps"`
 	Leases   int    `json:"leases"`
@@ -45,7 +46,7 @@ func (r *Rank) DumpSessions() []SessionInfo {
 		}
 	}
 	show := func(s *session) {
-		out = append(out, SessionInfo{Client: s.instance.String(), Key: fmt.Sprintf("%x", uint64(s.key)), Host: s.host, State: s.state.String(),
+		out = append(out, SessionInfo{Client: s.instance.String(), Key: fmt.Sprintf("%x", uint64(s.key)), Host: s.place(), PID: s.pid(), State: s.state.String(),
 			Caps: s.caps.Len(), Leases: s.live.leases.n, Parked: len(s.parked), Unsafe: len(s.unsafe), Asked: asked[s.client()],
 			RenewSec: (r.now - s.live.lastRenew) / 1e9, Queued: len(s.out.items) - s.out.head})
 	}
@@ -62,6 +63,7 @@ func (r *Rank) DumpSessions() []SessionInfo {
 type CapInfo struct {
 	Client   string `json:"client"`
 	Host     string `json:"host"`
+	PID      uint32 `json:"pid,omitempty"`
 	Pending  string `json:"pending"`
 	Issued   string `json:"issued"`
 	Wanted   string `json:"wanted"`
@@ -69,17 +71,24 @@ type CapInfo struct {
 	MaxSize  uint64 `json:"max_size,omitempty"`
 	Revoking string `json:"revoking,omitempty"`
 	Since    int64  `json:"revoking_ms,omitempty"`
+	Deadline int64  `json:"deadline_ms,omitempty"` // until it is evicted, or what it owes is taken
 	Stale    bool   `json:"stale,omitempty"`
 }
 
 // InodeInfo is one inode with its caps and what each lock allows.
 type InodeInfo struct {
-	Ino   string        `json:"ino"`
-	Path  string        `json:"path"`
-	Size  uint64        `json:"size"`
-	Loner uint64        `json:"loner,omitempty"`
-	Caps  []CapInfo     `json:"caps"`
-	Locks []locker.Info `json:"locks,omitempty"`
+	Ino   string     `json:"ino"`
+	Path  string     `json:"path"`
+	Size  uint64     `json:"size"`
+	Loner uint64     `json:"loner,omitempty"`
+	Caps  []CapInfo  `json:"caps"`
+	Locks []LockInfo `json:"locks,omitempty"`
+}
+
+// LockInfo is one lock of it. For names in words what Awaits names by session key.
+type LockInfo struct {
+	locker.Info
+	For []On `json:"for,omitempty"`
 }
 
 // find takes a number (0x…, decimal) or a path from the root.
@@ -124,10 +133,11 @@ func (r *Rank) info(in *inode) *InodeInfo {
 		c := CapInfo{Client: fmt.Sprintf("%x", rec.Client), Pending: rec.Pending.String(), Issued: rec.Issued.String(), Wanted: rec.Wanted.String(),
 			Seq: rec.Seq, MaxSize: rec.MaxSize, Stale: rec.Stale}
 		if s := r.sessionOf(rec.Client); s != nil {
-			c.Client, c.Host = s.instance.String(), s.host
+			c.Client, c.Host, c.PID = s.instance.String(), s.place(), s.pid()
 		}
 		if rec.Revoking() {
 			c.Revoking, c.Since = rec.Owed().String(), (r.now-rec.RevokedAt)/1e6
+			c.Deadline = r.askOf(rec.Client, in, nil).DeadlineMs
 		}
 		out.Caps = append(out.Caps, c)
 	}
@@ -151,71 +161,18 @@ func (r *Rank) DumpLocks(name string) (*InodeInfo, error) {
 	}
 	out := r.info(in)
 	if in.home != nil {
-		out.Locks = append(out.Locks, in.home.locks[0].Describe())
+		out.Locks = append(out.Locks, r.lockInfo(&in.home.locks[0]))
 	}
 	for i := range in.locks {
-		out.Locks = append(out.Locks, in.locks[i].Describe())
+		out.Locks = append(out.Locks, r.lockInfo(&in.locks[i]))
 	}
 	return out, nil
 }
 
-// Wait is one thing that waits, and for whom.
-type Wait struct {
-	What string   `json:"what"`
-	Who  string   `json:"who"`
-	For  []string `json:"for"`
-}
-
-// Why lists every parked request and every unanswered ask with whom it waits for: no wait is
-// without a named owner.
-func (r *Rank) Why() []Wait {
-	out := []Wait{}
-	name := func(client uint64) string {
-		if s := r.sessionOf(client); s != nil {
-			return fmt.Sprintf("%v (%s, %v, renewed %d ms ago)", s.instance, s.host, s.state, (r.now-s.live.lastRenew)/1e6)
-		}
-		return fmt.Sprintf("client %x", client)
+func (r *Rank) lockInfo(l *locker.Lock) LockInfo {
+	d := LockInfo{Info: l.Describe()}
+	if len(d.Awaits) > 0 {
+		d.For = r.ownersOf(l, nil)
 	}
-	for _, s := range r.order {
-		for _, q := range s.parked {
-			w := Wait{What: fmt.Sprintf("%v tid %d ino %v name %q", q.Op, q.Tid&^wire.ReadTid, q.Ino, q.Name), Who: name(s.client()), For: []string{q.why}}
-			if in := r.inodes[q.Ino]; in != nil {
-				w.For = append(w.For, locksInTheWay(in.Locks())...)
-				if in.dir != nil {
-					if dn := in.dir.names[q.Name]; dn != nil {
-						w.For = append(w.For, locksInTheWay(dn.Locks())...)
-						if dn.in != nil {
-							w.For = append(w.For, locksInTheWay(dn.in.Locks())...)
-						}
-					}
-				}
-			}
-			out = append(out, w)
-		}
-	}
-	for _, list := range [][]ask{r.first, r.second, r.silent} {
-		for i := range list {
-			a := &list[i]
-			if !r.askOpen(a) {
-				continue
-			}
-			w := Wait{Who: name(a.client()), For: []string{fmt.Sprintf("its answer since %d ms", (r.now-a.since)/1e6)}}
-			if a.lease != nil {
-				w.What = fmt.Sprintf("lease of %v", a.lease.dn)
-			} else {
-				w.What = fmt.Sprintf("%v of ino %v", a.rec.Owed(), wire.Ino(a.rec.Ino))
-			}
-			out = append(out, w)
-		}
-	}
-	return out
-}
-
-func locksInTheWay(locks []locker.Lock) (out []string) {
-	for i := range locks {
-		if l := &locks[i]; !l.Idle() {
-			out = append(out, l.Describe().String())
-		}
-	}
-	return out
+	return d
 }

@@ -167,6 +167,10 @@ func (r *Rank) evict(s *session, why string) {
 		return
 	}
 	s.live.goodbye = why
+	r.counts.Evictions++
+	if r.trace != nil {
+		r.traced(TraceEvent{Kind: "evict", For: s.instance.String(), Host: s.place(), What: why})
+	}
 	r.logf(LogWarn, "session %v (%s): evicted: %s", s.instance, s.host, why)
 	r.send(s, 0, 0, &wire.Evicted{Reason: why})
 	s.state = sessEvicting

@@ -141,6 +141,9 @@ func (r *Rank) askLease(l *leaseRec) {
 	}
 	l.asked = r.now
 	l.sess.live.leases.asked++
+	if r.trace != nil {
+		r.traced(TraceEvent{Kind: "lease-revoke", ino: l.dn.dir.in.rec.Ino, Name: l.dn.name, For: l.sess.instance.String(), Host: l.sess.place()})
+	}
 	r.send(l.sess, 0, 0, &wire.LeaseRevoke{Dir: l.dn.dir.in.rec.Ino, Name: l.dn.name, Seq: l.seq})
 	r.first = append(r.first, ask{lease: l, since: r.now})
 }

@@ -112,12 +112,16 @@ type Rank struct {
 	replayEnd journal.Pos  // where this life's journal begins
 	expire    expireState
 	counts    Counts
-	clients   // sessions, caps and leases as a whole (F2)
+	latency   Latency
+	slow      []SlowOp // ended, not yet asked for
+	trace     *tracer  // nil: off
+	clients            // sessions, caps and leases as a whole (F2)
 }
 
 // Counts are totals for `capstan status` and tests.
 type Counts struct {
 	Requests, Entries, Fetches, Flushes, Trimmed, Purged, Strays uint64
+	Parked, Grants, Revokes, AskedAgain, Evictions               uint64
 }
 
 // New makes a rank in its first state. Nothing happens before the first event; the shell

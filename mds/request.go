@@ -90,6 +90,9 @@ type request struct {
 	set  locker.LockSet
 	why  string // whom it waits for, for people
 
+	began int64 // when it was taken; 0: its time was noted
+	late  slowNote
+
 	alive   bool
 	inList  bool // in sess.parked
 	replied bool
@@ -156,6 +159,7 @@ func (r *Rank) execute(s *session, m *wire.Request, replay bool) *request {
 	q.Request, q.sess, q.op, q.alive, q.replay = m, s, ops[m.Op], true, replay
 	q.set.Owner = locker.Owner{Client: uint64(s.key), Req: r.reqSeq}
 	q.set.User = q
+	q.began = max(r.now, 1)
 	r.run(q)
 	return q
 }
@@ -181,6 +185,7 @@ func (r *Rank) run(q *request) {
 		e = q.op.apply(r, q)
 	}
 	if e == resting {
+		r.took(q)
 		r.unpark(q) // answered: the end of its session does not end what it still does
 		return
 	}
@@ -198,6 +203,7 @@ func (r *Rank) run(q *request) {
 
 // finish ends q: locks and pins go.
 func (r *Rank) finish(q *request) {
+	r.took(q)
 	q.set.Release(r.engine)
 	r.unpin(q)
 	r.unpark(q)
@@ -226,7 +232,11 @@ func (r *Rank) unpark(q *request) {
 // park notes that q waits; who wakes it runs it again from its top.
 func (r *Rank) park(q *request, why string) errno {
 	q.why = why
+	if r.trace != nil {
+		r.tracePark(q, why)
+	}
 	if !q.inList {
+		r.counts.Parked++
 		q.inList = true
 		q.sess.parked = append(q.sess.parked, q)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/msgr"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -71,12 +72,16 @@ type Objecter struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	stats   Stats
+
+	slowLimit time.Duration
+	slow      func(SlowOp)
 }
 
 // Stats counts what an Objecter did.
 type Stats struct {
 	Ops, Sent, Resent, Wrong uint64
 	Open                     int
+	Took                     watch.Hist // from Submit to the answer
 }
 
 // op is an open operation.
@@ -86,6 +91,7 @@ type op struct {
 	pg         wire.PGID
 	ops        []wire.ObjOp
 	opt        Options
+	at         time.Time // of Submit
 	done       func(Result, error)
 	prev, next *op
 
@@ -124,7 +130,7 @@ func (o *Objecter) Submit(obj wire.ObjectID, ops []wire.ObjOp, opt Options, done
 		return
 	}
 	o.tid++
-	q := &op{tid: o.tid, obj: obj, ops: ops, opt: opt, done: done}
+	q := &op{tid: o.tid, obj: obj, ops: ops, opt: opt, done: done, at: time.Now()}
 	o.stats.Ops++
 	o.link(q)
 	o.aim(q)
@@ -407,7 +413,12 @@ func (o *Objecter) answered(l *line, f *msgr.Frame) {
 		return
 	}
 	o.unlink(q)
+	s, slow := o.ended(q, l)
+	tell := o.slow
 	o.mu.Unlock()
+	if slow {
+		tell(s)
+	}
 	res := Result{Errno: r.Errno, Ops: r.Ops, Version: r.Version}
 	if len(f.Data) > 0 {
 		if err := wire.CutResultData(res.Ops, f.Retain()); err != nil {

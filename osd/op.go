@@ -39,6 +39,7 @@ func (o *OSD) clientOp(q *op, data []byte) {
 func (o *OSD) start(q *op) {
 	m := q.msg
 	if !o.lives || m.Epoch > o.m.Epoch && !o.fault(FaultNoBarrier) {
+		q.why = whyMap
 		o.waitMap = append(o.waitMap, q)
 		o.wantEpoch(m.Epoch)
 		return
@@ -54,6 +55,7 @@ func (o *OSD) start(q *op) {
 		return
 	}
 	if !p.active {
+		q.why = whyPeering
 		p.waitActive = append(p.waitActive, q)
 		return
 	}
@@ -111,6 +113,7 @@ func (p *pg) run(q *op) bool {
 		return p.read(q)
 	}
 	if len(p.cfg.InSync) < p.minSize() {
+		q.why = whyMinSize
 		p.waitMin = append(p.waitMin, q)
 		return true
 	}
@@ -147,11 +150,11 @@ func (p *pg) full(q *op) bool {
 func (p *pg) read(q *op) bool {
 	o := p.o
 	if ob := p.objs[q.msg.Object]; ob != nil && ob.uncommitted > 0 && !o.fault(FaultReadUncommitted) {
-		q.why = "an uncommitted write"
+		q.why = whyWrite
 		return false
 	}
 	if !p.leased() {
-		q.why = "a lease"
+		q.why = whyLease
 		o.wantLeases = true
 		return false
 	}
@@ -161,6 +164,7 @@ func (p *pg) read(q *op) bool {
 	x.run(q.msg.Ops)
 	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
 	o.reply(q, r, x.data...)
+	p.readDone(q)
 	return true
 }
 
@@ -201,7 +205,7 @@ func (p *pg) write(q *op) {
 	}
 	rec, err := wire.Append(nil, h)
 	must.NoErr(err, "encode entry %v", v)
-	e := &entry{h: h, rec: rec, muts: x.muts, waiters: []waiter{{q.conn, q.tid}}}
+	e := &entry{h: h, rec: rec, muts: x.muts, waiters: []waiter{{q.conn, q.tid}}, at: q.at, logged: o.now, why: q.why}
 	if h.After == h.Prior {
 		e.muts = nil
 	}
@@ -272,6 +276,9 @@ func (p *pg) advance() {
 		e := p.log[i]
 		if p.o.cfg.Committed != nil {
 			p.o.cfg.Committed(p.id, e.h)
+		}
+		if len(e.waiters) > 0 {
+			p.writeDone(e)
 		}
 		for _, w := range e.waiters {
 			p.answer(w, e.h)

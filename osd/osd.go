@@ -40,6 +40,7 @@ type Config struct {
 	ResendNs    int64 // 300 ms
 	HeartbeatNs int64 // a peer silent for so long is pinged, 1 s; reported after 4 of them
 	LogKeep     int   // entries of log kept, 256
+	SlowNs      int64 // operations that take longer are told of; 0: none
 	Faults      Fault
 
 	// Logged and Committed, when not nil, see every entry that gets a version here, and every one
@@ -131,6 +132,7 @@ type Effects struct {
 	Replies   []Reply
 	Proposals []Proposal
 	Failures  []wire.OSDID // silent peers, to be reported to the monitors
+	Slow      []SlowOp     // for the log
 	WantEpoch wire.Epoch   // fetch a map at least this new; 0: none wanted
 }
 
@@ -156,6 +158,7 @@ type OSD struct {
 	wantLeases bool
 	eff        Effects
 	stats      Stats
+	latency    Latency
 }
 
 // Stats counts what the core did.
@@ -223,7 +226,8 @@ func (o *OSD) Done() {
 	clear(o.eff.Sends)
 	clear(o.eff.Replies)
 	clear(o.eff.Proposals)
-	o.eff = Effects{Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
+	clear(o.eff.Slow)
+	o.eff = Effects{Slow: o.eff.Slow[:0], Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
 }
 
 // Stats returns the counters.

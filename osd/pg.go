@@ -31,6 +31,9 @@ type entry struct {
 	muts    []wire.ObjOp
 	noMuts  bool
 	waiters []waiter
+
+	at, logged int64  // primary: when the op came, and when it got its version
+	why        string // what it waited for between
 }
 
 type waiter struct {
@@ -75,8 +78,9 @@ type pg struct {
 
 	// Primary.
 	active     bool
-	peers      []*peer // other members, then learners; sorted by id within each
-	pending    *peer   // proposed for addition (R9)
+	peers      []*peer    // other members, then learners; sorted by id within each
+	cause      wire.OSDID // whose word moved the watermark last: a member, this OSD, or nobody's
+	pending    *peer      // proposed for addition (R9)
 	objs       map[string]*object
 	parked     []*object // with a queue, in the order they got one
 	waitActive []*op
@@ -104,7 +108,7 @@ type object struct {
 }
 
 func newPG(o *OSD, id wire.PGID) *pg {
-	return &pg{o: o, id: id, dedup: newTable(), base: newTable(), objs: map[string]*object{}, leaseUntil: o.bootLease}
+	return &pg{o: o, id: id, dedup: newTable(), base: newTable(), objs: map[string]*object{}, leaseUntil: o.bootLease, cause: wire.NoOSD}
 }
 
 // load reads a PG from the store at start.
@@ -160,7 +164,9 @@ func (p *pg) stored(seq uint64) {
 	p.marks = slices.Delete(p.marks, 0, n)
 	switch p.role {
 	case rolePrimary:
+		p.cause = p.o.cfg.ID
 		p.advance()
+		p.cause = wire.NoOSD
 	case roleMember, roleLearner:
 		p.ackDue = true
 		p.learn.settle(p)

@@ -161,6 +161,8 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 		q.sent = q.acked
 		p.touch()
 	}
+	p.cause = from
 	p.advance()
+	p.cause = wire.NoOSD
 	p.considerAddition(q)
 }

@@ -24,20 +24,22 @@ var allowed = map[string][]string{
 	"locker":             {"caps", "wire"},
 	"clustermap":         {"crush", "wire"},
 	"journal":            {"wire"},
-	"mds":                {"locker", "caps", "journal", "clustermap", "wire", "mds/filelock", "internal/wrong"}, // wrong: seeded bugs, a value in the configuration of whoever has them
+	"mds":                {"locker", "caps", "journal", "clustermap", "wire", "mds/filelock", "internal/wrong", "internal/watch"}, // wrong: seeded bugs, a value in the configuration of whoever has them
 	"mds/filelock":       {"wire", "internal/wrong"},
-	"osd":                {"journal", "clustermap", "wire"},
+	"osd":                {"journal", "clustermap", "wire", "internal/watch"},
 	"mon":                {"clustermap", "crush", "wire"}, // crush: it builds the CRUSH tree that clustermap carries
 	"msgr":               {"wire"},
 	"monc":               {"clustermap", "msgr", "wire"}, // the line to the monitors that daemons and clients share
-	"objecter":           {"clustermap", "msgr", "wire", "monc"},
-	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/wrong"}, // monc: it dials the monitors itself
+	"objecter":           {"clustermap", "msgr", "wire", "monc", "internal/watch"},
+	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/watch", "internal/wrong"}, // monc: it dials the monitors itself
 	"fuse":               {"client", "wire", "internal/wrong"},
-	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/wrong"}, // journal: it does the core's I/O on the rank's journal objects
-	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin"},
-	"osd/server/store":   {"osd", "journal", "wire", "internal/crashdisk"}, // osd: the Store interface it implements
+	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/watch", "internal/wrong"}, // journal: it does the core's I/O on the rank's journal objects
+	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin", "internal/watch"},
+	"osd/server/store":   {"osd", "journal", "wire", "internal/crashdisk", "internal/watch"}, // osd: the Store interface it implements
 	"mon/server":         {"mon", "msgr", "wire", "clustermap", "internal/admin"},
 	"internal/must":      {},
+	"internal/watch":     {}, // histograms and slow operations: plain values that a core may fill
+	"internal/metrics":   {"internal/watch"},
 	"internal/scene":     {},
 	"internal/conf":      {"wire", "internal/wrong"}, // the UUID's text form; names of seeded bugs
 	"internal/wrong":     {},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/mds"
 	"github.com/capstan-fs/capstan/monc"
@@ -36,6 +37,7 @@ type Config struct {
 	MaxInodes  int
 	ObjectSize uint32 // of new files; 0: 4 MiB
 	Wrong      wrong.Set
+	Slow       time.Duration // operations that take longer are logged and kept; 0: none
 	Log        zerolog.Logger
 }
 
@@ -75,6 +77,9 @@ type Daemon struct {
 	stopped  chan struct{} // closed when the core is stopped
 	ended    bool          // nothing leaves any more
 	stats    Stats
+
+	slow      watch.Ring
+	traceRead time.Time // when a trace was last read; zero: none is on
 }
 
 // Stats counts what a daemon did.
@@ -112,8 +117,9 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.obj = objecter.New(objecter.Config{Net: cfg.Net, Maps: d.mon, Self: d.self, Log: cfg.Log})
 	d.srv = msgr.ServeWith(l, d.self, d.accept, msgr.Options{Log: cfg.Log})
 	d.mon.OnMaps(d.onMaps)
-	d.wg.Add(1)
+	d.wg.Add(2)
 	go d.beacons()
+	go d.slowLoop()
 	d.log.Info().Str("addr", d.self.Addr).Stringer("instance", d.self.Instance).Msg("mds started")
 	return d, nil
 }

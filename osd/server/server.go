@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/msgr"
 	"github.com/capstan-fs/capstan/osd"
@@ -36,6 +37,7 @@ type Config struct {
 	Store    store.Options // Create, Cluster and Owner are filled in
 	Opened   osd.Store     // instead of Dir: for tests
 	Core     osd.Config    // timings; ID, Instance and Stored are filled in
+	Slow     time.Duration // operations that take longer are logged and kept; 0: none
 	Log      zerolog.Logger
 }
 
@@ -75,6 +77,8 @@ type Daemon struct {
 	closed   bool
 	failed   error
 	ended    chan error // one value at most: failed
+
+	slow watch.Ring
 
 	doneMu sync.Mutex // transactions that became durable
 	done   []stored
@@ -132,7 +136,7 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	}
 	d.self = msgr.Peer{Instance: inst, Addr: addr, Cluster: cfg.Cluster}
 	core := cfg.Core
-	core.ID, core.Instance, core.Stored = cfg.ID, inst, d.stored
+	core.ID, core.Instance, core.Stored, core.SlowNs = cfg.ID, inst, d.stored, int64(cfg.Slow)
 	d.core = osd.New(core, d.store, now())
 	d.srv = msgr.ServeWith(l, d.self, d.accept, lineOptions(cfg.Log))
 	if d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log}); err != nil {
@@ -281,6 +285,9 @@ func (d *Daemon) carryOut(e *osd.Effects) {
 	}
 	for _, id := range e.Failures {
 		d.reportFailure(id)
+	}
+	for i := range e.Slow {
+		d.late(&e.Slow[i])
 	}
 	d.want(e.WantEpoch)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"time"
 
 	"github.com/capstan-fs/capstan/internal/crashdisk"
 	"github.com/capstan-fs/capstan/journal"
@@ -100,8 +101,11 @@ func (s *Store) commitLoop() {
 		direct := s.direct
 		syncData := s.synced < direct
 		s.mu.Unlock()
+		began := time.Now()
 		err := s.commit(off, b, syncData)
+		took := time.Since(began)
 		s.mu.Lock()
+		s.count.CommitTook.Add(int64(took))
 		if err != nil {
 			s.fail(err)
 			continue

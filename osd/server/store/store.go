@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/capstan-fs/capstan/internal/crashdisk"
+	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
@@ -153,6 +154,7 @@ type Counters struct {
 	Checkpoints uint64
 	Replayed    uint64 // log records at Open
 	BadBlocks   uint64
+	CommitTook  watch.Hist // a write of the log with its fdatasync
 }
 
 // Open opens the store in dir, or makes one when the directory is empty and o.Create is set.
