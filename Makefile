@@ -23,7 +23,7 @@ test: build ## everything due on every change; under 10 minutes on 2 cores
 check: ## vet, format, walls between packages, generated pages
 	$(GO) vet ./...
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
-	$(GO) test ./internal/archtest ./internal/conf
+	$(GO) test ./internal/archtest ./internal/conf ./internal/metrics
 	$(GO) test -run 'Fresh|Docs|Diagram' ./locker ./osd ./mds
 
 times: build ## make test's packages with the seconds that each takes
@@ -45,6 +45,7 @@ sim: ## OSDs and monitors on one thread, from seeds; SEEDS=n FROM=n for others
 
 diagrams docs: ## pages that come out of tables
 	$(GO) run ./cmd/capstan config --docs > docs/config.md
+	$(GO) run ./cmd/capstan metrics --docs > docs/metrics.md
 	$(GO) test ./locker -run 'Fresh|Docs|Diagram' -rewrite
 
 .PHONY: explore

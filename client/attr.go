@@ -119,7 +119,10 @@ func (c *Client) Getattr(k *Caller, ino wire.Ino) (Attr, error) {
 		a.TTL, in.attrUntil = 0, 0
 		n := c.notifier
 		c.unlockFlush()
+		k.why = reason{kind: waitKernel, ino: ino}
+		w := c.lieDown(k)
 		n.Pages(ino)
+		c.getUp(k, w)
 		c.mu.Lock()
 		return a, nil
 	}

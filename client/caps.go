@@ -286,6 +286,7 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 			c.dirty[in] = struct{}{}
 			c.update(in, 0)
 		}
+		k.why = reason{kind: waitCaps, ino: in.ino, bits: b &^ in.cap.issued}
 		err := c.await(k, ev)
 		if write {
 			in.parked--

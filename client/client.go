@@ -86,6 +86,10 @@ type Caller struct {
 	UID, GID, PID uint32
 	Cancel        <-chan struct{}
 	Killed        func(pid uint32) bool
+
+	Op  string   // for people: the kernel's request …
+	Ino wire.Ino // … and its object
+	why reason   // what it is about to sleep for
 }
 
 // Client is one mount's session, cache and I/O. Its methods may be called from any goroutine.
@@ -113,6 +117,8 @@ type Client struct {
 	closing  bool
 	wg       sync.WaitGroup
 
+	sleepers sleepers
+
 	wrong wrong.Set // seeded bugs: see wrong.go
 	lies  lies
 }
@@ -134,6 +140,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		wrong:  cfg.Wrong,
 	}
 	c.idle.init()
+	c.sleepers.init()
 	c.requests.init()
 	c.session.init()
 	c.inst = newInstance()
@@ -316,6 +323,8 @@ func (e *event) wake() {
 
 // sleep waits for ch, or until the caller is killed, or for ever.
 func (c *Client) sleep(k *Caller, ch <-chan struct{}) error {
+	w := c.lieDown(k)
+	defer c.getUp(k, w)
 	select {
 	case <-ch:
 		return nil

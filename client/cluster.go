@@ -102,6 +102,9 @@ type netObjects struct{ o *objecter.Objecter }
 
 func (n netObjects) Close() { n.o.Close() }
 
+func (n netObjects) Open(max int) []objecter.OpenOp { return n.o.Open(max) }
+func (n netObjects) Stats() objecter.Stats          { return n.o.Stats() }
+
 func (n netObjects) Waiting(about func(wire.ObjectID) bool) (wire.PGID, bool) {
 	return n.o.Waiting(about)
 }

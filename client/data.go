@@ -179,6 +179,7 @@ func (c *Client) countBlocks(k *Caller, in *Inode) error {
 				g.end(objErr(obj, errno, err))
 			})
 		}
+		k.why = reason{kind: waitObjects, ino: in.ino}
 		err = c.sleep(k, g.done)
 		if err == nil {
 			err = g.err

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -42,6 +44,8 @@ type Inode struct {
 	append  bool
 	parked  int // WRITEs waiting for bits not issued; they may own folios
 	cutting int // our own SETATTR(size) is at the rank
+
+	jobAt time.Time // when the revoke that is worked off came
 
 	lastRd, lastWr int64
 	late           wire.Time // pages were stored without Fw then: mtime is still to be told

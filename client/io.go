@@ -66,6 +66,7 @@ func (c *Client) read(k *Caller, f *File, off uint64, n int, page bool) ([]byte,
 	o, barrier := c.objects, c.barrier
 	c.unlockFlush()
 	r := readAll(o, spans, barrier)
+	k.why = reason{kind: waitObjects, ino: in.ino}
 	err := c.sleep(k, r.done)
 	c.mu.Lock()
 	if err == nil {
@@ -156,6 +157,7 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 			in.opens.app++
 		}
 		for in.append {
+			k.why = reason{kind: waitTurn, ino: in.ino}
 			if err := c.await(k, in.changed.wait()); err != nil {
 				return 0, err
 			}
@@ -229,6 +231,7 @@ func (c *Client) admit(k *Caller, f *File, off *uint64, n uint64, app bool) (end
 			in.cap.askedMax = end
 			c.update(in, end)
 		}
+		k.why = reason{kind: waitRange, ino: in.ino}
 		if err := c.await(k, in.changed.wait()); err != nil {
 			return 0, err
 		}
@@ -244,6 +247,7 @@ func (c *Client) store(k *Caller, in *Inode, data []byte, off uint64) error {
 	b := buffers.Get().(*[]byte)
 	*b = append((*b)[:0], data...)
 	g := writeAll(o, spans, *b, barrier)
+	k.why = reason{kind: waitObjects, ino: in.ino}
 	err := c.sleep(k, g.done)
 	if err == nil {
 		err = g.err
@@ -441,6 +445,7 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 		for len(spans) > 0 && err == nil {
 			m := min(len(spans), 128)
 			g := zeroAll(o, spans[:m], barrier)
+			k.why = reason{kind: waitObjects, ino: in.ino}
 			if err = c.sleep(k, g.done); err == nil {
 				err = g.err
 			}

@@ -36,11 +36,16 @@ func (c *Client) Setlk(k *Caller, f *File, l wire.FileLock) error {
 	}
 	c.unlockFlush()
 	cancelled := false
+	k.why = reason{kind: waitRequest, call: cl}
+	w := c.lieDown(k)
 	select {
 	case <-cl.done:
+		c.getUp(k, w)
 	case <-k.Cancel:
+		c.getUp(k, w)
 		cancelled = true
 	case <-c.closed:
+		c.getUp(k, w)
 		c.mu.Lock()
 		return ErrClosed
 	}
@@ -53,6 +58,7 @@ func (c *Client) Setlk(k *Caller, f *File, l wire.FileLock) error {
 		// request decides. Who is killed does not wait for it.
 		cl.undo = true
 		c.cancelLock(cl)
+		k.why = reason{kind: waitRequest, call: cl}
 		if err := c.await(k, cl.done); err != nil {
 			cl.gone = true
 			return err

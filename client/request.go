@@ -110,6 +110,7 @@ func (c *Client) do(k *Caller, r *wire.Request) (*call, error) {
 }
 
 func (c *Client) finish(k *Caller, cl *call) error {
+	k.why = reason{kind: waitRequest, call: cl}
 	if err := c.await(k, cl.done); err != nil {
 		cl.gone = true
 		if cl.in != nil {
@@ -255,6 +256,7 @@ func (c *Client) waitSafe(k *Caller, t wire.Tid) error {
 		if !open {
 			return nil
 		}
+		k.why = reason{kind: waitSafe}
 		if err := c.await(k, c.safeWait.wait()); err != nil {
 			return err
 		}

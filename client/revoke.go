@@ -31,7 +31,7 @@ func (c *Client) revoke(in *Inode) {
 		return
 	}
 	r.issued &= r.pending | leaving&writeBits
-	r.job = true
+	r.job, in.jobAt = true, time.Now()
 	c.ref(in)
 	go c.runRevoke(in)
 }

@@ -29,7 +29,9 @@ func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem 
 func (fs *fileSystem) String() string { return "capstan" }
 
 func caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
-	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed}
+	op := h.Opcode % numOps
+	opCounts[op].Add(1)
+	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed, Op: opNames[op], Ino: ino(h.NodeId)}
 }
 
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {

@@ -20,7 +20,9 @@ func serve(ctx context.Context, c *conf.Config, start func(*cluster.Env) (*clust
 	if err != nil {
 		return err
 	}
-	d, err := start(&cluster.Env{Net: msgr.TCP(), Conf: c, Log: log})
+	env := &cluster.Env{Net: msgr.TCP(), Conf: c, Log: log}
+	env.ServeMetrics()
+	d, err := start(env)
 	if err != nil {
 		return err
 	}
@@ -57,7 +59,7 @@ func monCmd() *cobra.Command {
 				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), listen)
 			})
 		}}
-	f.add(cmd, "log_level", "osds", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data")
+	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osds", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data")
 	cmd.Flags().StringVar(&name, "name", "a", "its name in the quorum")
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mon_data)")
 	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mon_listen)")
@@ -85,7 +87,7 @@ func osdCmd() *cobra.Command {
 				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
 			})
 		}}
-	f.add(cmd, "log_level", "osd_size", "osd_host", "osd_rack", "osd_class", "osd_lease", "repl_grace", "osd_heartbeat")
+	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osd_size", "osd_host", "osd_rack", "osd_class", "osd_lease", "repl_grace", "osd_heartbeat")
 	cmd.Flags().IntVar(&id, "id", -1, "number of the OSD")
 	cmd.Flags().Lookup("id").DefValue = "0" // it has none: pflag hides a zero
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else osd_data)")
@@ -107,7 +109,7 @@ func mdsCmd() *cobra.Command {
 				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
 			})
 		}}
-	f.add(cmd, "log_level", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "object_size")
+	f.add(cmd, "log_level", "metrics_listen", "slow_op", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "object_size")
 	cmd.Flags().StringVar(&name, "name", "a", "its name")
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mds_data)")
 	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mds_listen)")

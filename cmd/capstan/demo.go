@@ -28,7 +28,7 @@ func demoCmd() *cobra.Command {
 			return demo(cmd, dir, mnt, &over)
 		}}
 	cmd.Flags().StringVar(&dir, "dir", cluster.DemoDir(), "data `directory`")
-	over.Flags(cmd.Flags(), "osds", "osd_size", "log_level")
+	over.Flags(cmd.Flags(), "osds", "osd_size", "log_level", "metrics_listen", "slow_op")
 	later(cmd, "ranks", 1, "several ranks")
 	later(cmd, "standbys", 0, "standbys")
 	later(cmd, "mons", 1, "several monitors")

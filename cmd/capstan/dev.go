@@ -59,7 +59,7 @@ func devUpCmd() *cobra.Command {
 	cmd.Flags().StringVar(&dir, "dir", "", "`directory` of the cluster")
 	cmd.Flags().StringArrayVar(&wrongs, "wrong", nil, "switch on the seeded bug `NAME` in a new cluster, to score a test suite by whether it notices; repeatable; \"list\" names them")
 	over.Flags(cmd.Flags(), "mons", "osds", "osd_size", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data", "object_size", "log_level",
-		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "osd_drop_grace", "osd_out_after", "balance_every", "mon_election", "mds_recovery_budget", "dirty_expire")
+		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "osd_drop_grace", "osd_out_after", "balance_every", "mon_election", "mds_recovery_budget", "dirty_expire", "metrics_listen", "slow_op")
 	later(cmd, "ranks", 1, "several ranks")
 	later(cmd, "standbys", 0, "standbys")
 	return cmd
@@ -123,9 +123,9 @@ func devStatusCmd() *cobra.Command {
 				return printJSON(cmd, rows)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATE\tPID\tADDR")
+			fmt.Fprintln(w, "NAME\tSTATE\tPID\tADDR\tMETRICS")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", r.Name, r.State, r.PID, r.Addr)
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", r.Name, r.State, r.PID, r.Addr, r.Metrics)
 			}
 			sayWrong(cmd, d.Conf)
 			return w.Flush()

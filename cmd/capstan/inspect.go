@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -80,14 +79,17 @@ func whyCmd() *cobra.Command {
 	var w where
 	cmd := &cobra.Command{Use: "why [PATH|INO]", Short: "Show what waits in the rank, and for whom", Args: cobra.MaximumNArgs(1), Long: "Lists every request that waits and every answer that is due, with whom it waits for. With an argument, only what\nconcerns that inode. " + pathHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := w.rank(cmd, "why")
-			if err != nil {
-				return err
-			}
+			var ino []string
 			if len(args) == 1 {
-				if v, err = only(v, args[0]); err != nil {
+				i, err := cluster.InodeOf(args[0])
+				if err != nil {
 					return err
 				}
+				ino = []string{i}
+			}
+			v, err := w.rank(cmd, "why", ino...)
+			if err != nil {
+				return err
 			}
 			if w.json {
 				return printJSON(cmd, v)
@@ -98,36 +100,17 @@ func whyCmd() *cobra.Command {
 	return cmd
 }
 
-// only keeps the waits that name the inode.
-func only(v json.RawMessage, arg string) (json.RawMessage, error) {
-	ino, err := cluster.InodeOf(arg)
-	if err != nil {
-		return nil, err
-	}
-	var rows []json.RawMessage
-	if err := json.Unmarshal(v, &rows); err != nil {
-		return nil, err
-	}
-	keep := []json.RawMessage{}
-	for _, r := range rows {
-		for _, word := range strings.FieldsFunc(string(r), func(c rune) bool { return strings.ContainsRune(` "',:()[]{}\`, c) }) {
-			if word == ino {
-				keep = append(keep, r)
-				break
-			}
+func printWhy(cmd *cobra.Command, v json.RawMessage) error {
+	var rank struct {
+		Waits []struct {
+			What, Who string
+			For       []string
 		}
 	}
-	return json.Marshal(keep)
-}
-
-func printWhy(cmd *cobra.Command, v json.RawMessage) error {
-	var rows []struct {
-		What, Who string
-		For       []string
-	}
-	if err := json.Unmarshal(v, &rows); err != nil {
+	if err := json.Unmarshal(v, &rank); err != nil {
 		return err
 	}
+	rows := rank.Waits
 	out := cmd.OutOrStdout()
 	if len(rows) == 0 {
 		fmt.Fprintln(out, "nothing waits in the rank (if a mount hangs all the same: `capstan status`, then `capstan pg ls`)")

@@ -56,7 +56,7 @@ func root() *cobra.Command {
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd())
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), monWords("pg", "Show placement groups", pgWords), monWords("pool", "Show and change pools", poolWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
-	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), configCmd(), versionCmd())
+	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
 	group("check", "Check a file system, ours or another:", lockcertCmd())
 	cmd.AddCommand(lockcertWorkerCmd())
 	return cmd

@@ -55,7 +55,7 @@ func mountCmd() *cobra.Command {
 			sayWrong(cmd, c)
 			return err
 		}}
-	f.add(cmd, "log_level", "dirty_expire")
+	f.add(cmd, "log_level", "dirty_expire", "metrics_listen", "slow_op")
 	cmd.Flags().StringVarP(&options, "options", "o", "", "mount `options`: ro, allow_other, …")
 	cmd.Flags().BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground")
 	cmd.Flags().StringVar(&logFile, "log", "", "log `file` of a mount in the background (else log/ beside the configuration, if it exists)")
@@ -77,6 +77,7 @@ func mountHere(ctx context.Context, c *conf.Config, mnt, options string) error {
 		return err
 	}
 	env := &cluster.Env{Net: msgr.TCP(), Conf: c, Log: log}
+	env.ServeMetrics()
 	m, err := env.Mount(ctx, mnt, options)
 	if err != nil {
 		return err

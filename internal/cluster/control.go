@@ -75,8 +75,11 @@ func (m *Mounted) serveControl() (*admin.Server, error) {
 	reg.Register("status", func(json.RawMessage) (any, error) {
 		om, fm := m.mons.OSDMap(), m.mons.FSMap()
 		return map[string]any{"mountpoint": m.Point, "pid": os.Getpid(), "cluster": om.Cluster.String(), "osd_epoch": om.Epoch,
-			"fs_epoch": fm.Epoch, "kernel_features": strings.Fields(m.server.Negotiated())}, nil
+			"fs_epoch": fm.Epoch, "kernel_features": strings.Fields(m.server.Negotiated()),
+			"client": m.client.Instance().String(), "metrics": m.env.Metrics.Addr()}, nil
 	})
+	reg.Register("waits", func(json.RawMessage) (any, error) { return m.client.Waits(), nil })
+	reg.Register("slow", func(json.RawMessage) (any, error) { return m.client.Slow(), nil })
 	return admin.Serve(controlPath(at.Dev), reg)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/internal/conf"
+	"github.com/capstan-fs/capstan/internal/metrics"
 	mdsserver "github.com/capstan-fs/capstan/mds/server"
 	"github.com/capstan-fs/capstan/mon"
 	monserver "github.com/capstan-fs/capstan/mon/server"
@@ -30,6 +31,8 @@ type Env struct {
 	Net  msgr.Network
 	Conf *conf.Config
 	Log  zerolog.Logger
+
+	Metrics *metrics.Server // nil: off
 }
 
 // Daemon is a running one.
@@ -41,10 +44,13 @@ type Daemon struct {
 	dir        *DataDir
 	admin      *admin.Registry
 	socket     *admin.Server
+	source     metrics.Source
+	env        *Env
 }
 
 // Close stops the daemon cleanly and gives its directory up.
 func (d *Daemon) Close() error {
+	d.env.Metrics.Remove(d.Name)
 	d.socket.Close()
 	err := d.close()
 	d.dir.Close()
@@ -92,12 +98,14 @@ func (e *Env) start(ctx context.Context, dir, role, name string, run func(d *Dae
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Name: name, Role: role, dir: data, admin: admin.NewRegistry()}
+	d := &Daemon{Name: name, Role: role, dir: data, admin: admin.NewRegistry(), env: e}
 	err = guarded(dir, e.Log, func() error { return run(d) })
 	if err == nil {
 		d.admin.Register("status", func(json.RawMessage) (any, error) {
-			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster, "wrong": e.wrong().Names()}, nil
+			return map[string]any{"name": name, "role": role, "addr": d.Addr, "pid": os.Getpid(), "cluster": data.Meta.Cluster, "wrong": e.wrong().Names(),
+				"metrics": e.Metrics.Addr()}, nil
 		})
+		e.Metrics.Add(name, d.source)
 		path := e.Conf.AdminSocket
 		if path == "" {
 			path = data.File(admin.SocketName)
@@ -170,6 +178,8 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 		d.admin.Register("quorum", func(json.RawMessage) (any, error) {
 			return map[string]any{"member": run.Member(), "leader": run.Leader(), "members": run.Quorum()}, nil
 		})
+		d.admin.Register("raft", func(json.RawMessage) (any, error) { return run.RaftState(), nil })
+		d.source = monMetrics(run)
 		if err := run.WaitQuorum(ctx); err != nil {
 			return err
 		}
@@ -189,14 +199,15 @@ func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon
 			Cluster: e.Conf.Cluster, Log: e.Log.With().Str("daemon", name).Logger(),
 			Host: e.Conf.OSDHost, Rack: e.Conf.OSDRack, Class: e.Conf.OSDClass,
 			Store: store.Options{Bytes: int64(e.Conf.OSDSize)},
+			Slow:  e.Conf.SlowOp,
 			Core:  osd.Config{LeaseNs: int64(e.Conf.OSDLease), GraceNs: int64(e.Conf.ReplGrace), HeartbeatNs: int64(e.Conf.OSDHeartbeat)},
 		})
 		if err != nil {
 			return explain(name, listen, "osd_listen", err)
 		}
 		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
-		d.admin.Register("pgs", func(json.RawMessage) (any, error) { return run.Query(), nil })
-		d.admin.Register("stats", func(json.RawMessage) (any, error) { return run.Stats(), nil })
+		d.source = osdMetrics(run)
+		run.Register(d.admin)
 		return nil
 	})
 }
@@ -207,12 +218,13 @@ func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, 
 		run, err := mdsserver.Start(ctx, mdsserver.Config{
 			Net: e.Net, Name: name, Listen: listen, MonAddrs: e.Conf.MonAddrs, Cluster: e.Conf.Cluster,
 			Validity: e.Conf.SessionValidity, Revoke: e.Conf.RevokeDeadline, Beacon: e.Conf.BeaconInterval,
-			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(), Wrong: e.wrong(),
+			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(), Wrong: e.wrong(), Slow: e.Conf.SlowOp,
 		})
 		if err != nil {
 			return explain("mds."+name, listen, "mds_listen", err)
 		}
 		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
+		d.source = mdsMetrics(run)
 		run.Register(d.admin)
 		return nil
 	})

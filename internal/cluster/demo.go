@@ -48,6 +48,7 @@ func OpenLocal(dir string, c *conf.Config) (*Local, error) {
 
 // Start starts a monitor, then Conf.OSDs OSDs and an MDS together.
 func (l *Local) Start(ctx context.Context) error {
+	l.Env.ServeMetrics()
 	mon, err := l.Env.StartMon(ctx, "a", filepath.Join(l.Dir, "mon.a"), "mem:mon.a")
 	if err != nil {
 		return err
@@ -133,6 +134,7 @@ func (l *Local) Close(ctx context.Context) (notes []string, err error) {
 	for i := len(l.daemons) - 1; i >= 0; i-- {
 		errs = append(errs, l.daemons[i].Close())
 	}
+	errs = append(errs, l.Env.Metrics.Close())
 	l.claim.Close()
 	return notes, errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/internal/conf"
 )
 
@@ -36,6 +38,8 @@ type DevStatus struct {
 	PID   int    `json:"pid"` // 0: not running
 	Addr  string `json:"addr"`
 	State string `json:"state"` // up, down
+
+	Metrics string `json:"metrics"` // URL for Prometheus; empty: off
 }
 
 // ConfPath is the cluster's configuration file.
@@ -84,6 +88,9 @@ func newDev(dir string, over *conf.Overrides) (*Dev, error) {
 		c.Cluster = NewClusterID()
 	}
 	c.PoolSize = min(c.PoolSize, c.OSDs)
+	if !over.Given("metrics_listen") {
+		c.MetricsListen = "127.0.0.1:0" // all daemons share the file: each draws a port
+	}
 	ports, err := freePorts(2 * c.Mons)
 	if err != nil {
 		return nil, err
@@ -327,10 +334,23 @@ func (d *Dev) Status() []DevStatus {
 			row.Addr = p.Addr
 			if p.Alive() {
 				row.PID, row.State = p.PID, "up"
+				row.Metrics = d.metricsOf(name)
 			}
 		}
 		rows = append(rows, row)
 	}
 	sort.Slice(rows, func(i, j int) bool { return rows[i].Name < rows[j].Name })
 	return rows
+}
+
+// metricsOf asks a daemon where it serves its metrics; one that does not answer at once shows none.
+func (d *Dev) metricsOf(name string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	v, err := admin.Call(ctx, filepath.Join(d.Dir, name, admin.SocketName), "status", nil)
+	var s struct{ Metrics string }
+	if err != nil || json.Unmarshal(v, &s) != nil || s.Metrics == "" {
+		return ""
+	}
+	return "http://" + s.Metrics + "/metrics"
 }

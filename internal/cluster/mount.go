@@ -24,6 +24,7 @@ type Mounted struct {
 	server *fuse.Server
 	client *client.Client
 	mons   *monc.Client
+	env    *Env
 
 	control *admin.Server // nil: no place for its socket
 }
@@ -48,10 +49,12 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 	})
 	cl, err := client.New(open, client.Config{
 		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
-		Host:    host + ":" + what, Log: e.Log, Wrong: e.wrong(),
+		Host:    fmt.Sprintf("%s:%s pid %d", host, what, os.Getpid()), Log: e.Log, Wrong: e.wrong(),
 	})
 	opened.Store(true)
-	if err != nil {
+	if err == nil {
+		cl.SetSlow(e.Conf.SlowOp)
+	} else {
 		if ctx.Err() == nil && open.Err() != nil {
 			err = context.Cause(open)
 		}
@@ -81,7 +84,8 @@ func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounte
 		mons.Close()
 		return nil, err
 	}
-	m := &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons}
+	m := &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons, env: e}
+	e.Metrics.Add("mount:"+dir, mountMetrics(cl))
 	if m.control, err = m.serveControl(); err != nil {
 		e.Log.Warn().Err(err).Msg("no control socket: `capstan sync` will not find this mount")
 	}
@@ -98,6 +102,7 @@ func (m *Mounted) Unmount(ctx context.Context) (note string, err error) {
 			err, note = nil, fmt.Sprintf("%s was busy%s: it is detached, and what is open there fails from now on", m.Point, used)
 		}
 	}
+	m.env.Metrics.Remove("mount:" + m.Point)
 	m.control.Close()
 	err = errors.Join(err, m.client.Close(ctx))
 	m.mons.Close()

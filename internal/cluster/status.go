@@ -92,15 +92,7 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 		s.Ranks = append(s.Ranks, RankStatus{Rank: int(r), Name: "mds." + strings.TrimPrefix(info.Daemon.Name, "mds."), State: info.State.String(), Addr: info.Daemon.Addr})
 	}
 	sort.Slice(s.Ranks, func(i, j int) bool { return s.Ranks[i].Rank < s.Ranks[j].Rank })
-	for id, pg := range om.PGs {
-		pool := om.Pools[id.Pool]
-		s.PGs.Total++
-		if pg.Primary == wire.NoOSD || len(pg.InSync) < pool.MinSize {
-			s.PGs.Stuck++
-		} else if len(pg.InSync) >= pool.Size && !slices.ContainsFunc(pg.InSync, func(m clustermap.Member) bool { return !om.OSDs[m.ID].Up }) {
-			s.PGs.Clean++
-		}
-	}
+	s.PGs = countPGs(om)
 	s.Warnings = warnings(om, fm, s.PGs)
 	s.Health = "ok"
 	if len(s.Warnings) > 0 {
@@ -111,6 +103,19 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 		s.Health = strings.Join(wrong, ", ")
 	}
 	return s
+}
+
+func countPGs(om *clustermap.OSDMap) (n PGStatus) {
+	for id, pg := range om.PGs {
+		pool := om.Pools[id.Pool]
+		n.Total++
+		if pg.Primary == wire.NoOSD || len(pg.InSync) < pool.MinSize {
+			n.Stuck++
+		} else if len(pg.InSync) >= pool.Size && !slices.ContainsFunc(pg.InSync, func(m clustermap.Member) bool { return !om.OSDs[m.ID].Up }) {
+			n.Clean++
+		}
+	}
+	return n
 }
 
 // Text is the status for people.

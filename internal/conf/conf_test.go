@@ -56,19 +56,20 @@ func TestWhatIsSavedIsRead(t *testing.T) {
 // A message must name the key, what is allowed, and what was probably meant.
 func TestMistakesAreExplained(t *testing.T) {
 	for text, want := range map[string]string{
-		`osd_sise = 5`:                      `osd_sise: no such setting; did you mean osd_size?`,
-		`frobnicate = true`:                 `frobnicate: no such setting (`,
-		`osd_size = "1MiB"`:                 `osd_size = "1MiB": should be a size in bytes, like 4096 or "64MiB" between 64MiB and 64TiB`,
-		`session_validity = "soon"`:         `session_validity = "soon": should be a time`,
-		`session_validity = 1`:              `between 3s and 5m`,
-		`osds = -1`:                         `osds = -1: should be a number of daemons between 1 and 16`,
-		`log_level = "loud"`:                `should be one of trace, debug`,
-		`mon_addrs = [1]`:                   `should be a list of strings`,
-		`cluster = "x"`:                     `should be a UUID`,
-		"osds = 3\nosds":                    `line 2`,
-		`pool_min_size = 4`:                 `more than pool_size = 3`,
-		`metrics_listen = "127.0.0.1:9000"`: `not built yet`,
-		`[osd]`:                             `osd: no such setting`,
+		`osd_sise = 5`:                    `osd_sise: no such setting; did you mean osd_size?`,
+		`frobnicate = true`:               `frobnicate: no such setting (`,
+		`osd_size = "1MiB"`:               `osd_size = "1MiB": should be a size in bytes, like 4096 or "64MiB" between 64MiB and 64TiB`,
+		`session_validity = "soon"`:       `session_validity = "soon": should be a time`,
+		`session_validity = 1`:            `between 3s and 5m`,
+		`osds = -1`:                       `osds = -1: should be a number of daemons between 1 and 16`,
+		`log_level = "loud"`:              `should be one of trace, debug`,
+		`mon_addrs = [1]`:                 `should be a list of strings`,
+		`cluster = "x"`:                   `should be a UUID`,
+		"osds = 3\nosds":                  `line 2`,
+		`pool_min_size = 4`:               `more than pool_size = 3`,
+		`metrics_listen = "0.0.0.0:9000"`: `loopback interface only`,
+		`slow_op = "1ms"`:                 `between 10ms and 10m`,
+		`[osd]`:                           `osd: no such setting`,
 	} {
 		_, err := Parse(text)
 		if err == nil || !strings.Contains(err.Error(), want) {

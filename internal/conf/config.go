@@ -45,6 +45,7 @@ type Config struct {
 	LogLevel      string
 	AdminSocket   string
 	MetricsListen string
+	SlowOp        time.Duration
 
 	Wrong []string // names of seeded bugs, see internal/wrong
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,8 +98,10 @@ func (c *Config) Check() error {
 	if c.RecoveryBudget != 5*time.Second {
 		return fmt.Errorf("mds_recovery_budget = %v: only the default, 5s, works so far", c.RecoveryBudget)
 	}
-	if c.MetricsListen != "" {
-		return fmt.Errorf("metrics_listen = %q: metrics over HTTP are not built yet; ask the admin socket", c.MetricsListen)
+	if host, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" {
+		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return fmt.Errorf("metrics_listen = %q: it has no password, so it takes an address of the loopback interface only, such as 127.0.0.1:0", c.MetricsListen)
+		}
 	}
 	_, err := wrong.Parse(c.Wrong)
 	return err

@@ -93,8 +93,10 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.LogLevel }},
 	{Name: "admin_socket", Group: "Observing", Doc: "Path of the daemon's admin socket; empty is admin.sock in its data directory.",
 		field: func(c *Config) any { return &c.AdminSocket }},
-	{Name: "metrics_listen", Group: "Observing", Doc: "Where the daemon would serve metrics; must be empty: metrics over HTTP are not built yet, the admin socket has the counters.",
+	{Name: "metrics_listen", Group: "Observing", Doc: "Address (host:port, on the loopback interface) of `/metrics` for Prometheus (docs/metrics.md); port 0 draws one that `capstan dev status` shows. Empty is off; `dev up` makes new clusters with 127.0.0.1:0.",
 		field: func(c *Config) any { return &c.MetricsListen }},
+	{Name: "slow_op", Group: "Observing", Unit: "s", Def: "1s", Min: "10ms", Max: "10m", Doc: "Operations that take longer are logged as warnings, with the stage that was slow and whom it waited for, and kept for `capstan daemon NAME slow`.",
+		field: func(c *Config) any { return &c.SlowOp }},
 
 	{Name: "wrong", Group: "Testing", Doc: "Seeded bugs of this cluster, for scoring test suites (docs/conformance.md). Only `capstan dev up --wrong NAME` sets it; a configuration outside of a `dev` directory that names one is refused.",
 		field: func(c *Config) any { return &c.Wrong }},

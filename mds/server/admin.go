@@ -116,7 +116,8 @@ type Metrics struct {
 	Counts  mds.Counts
 	Gauges  mds.Gauges
 	Latency mds.Latency
-	Moves   uint64 // lock transitions
+	Journal watch.Hist // from handing a run out to its being durable
+	Moves   uint64     // lock transitions
 	Objects objecter.Stats
 	Slow    uint64
 }
@@ -127,7 +128,7 @@ func (d *Daemon) Metrics() (m Metrics) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m.State, m.Rank, m.Held, m.Shell = d.state.String(), int32(d.num), len(d.held), d.stats
-	m.LeaseMs = (d.lease - now()) / 1e6
+	m.LeaseMs, m.Journal = (d.lease-now())/1e6, d.journalTook
 	if d.rank != nil {
 		m.Counts, m.Gauges, m.Latency, m.Moves = d.rank.Counts(), d.rank.Gauges(), *d.rank.Latency(), d.rank.LockMoves()
 	}

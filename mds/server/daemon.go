@@ -78,8 +78,9 @@ type Daemon struct {
 	ended    bool          // nothing leaves any more
 	stats    Stats
 
-	slow      watch.Ring
-	traceRead time.Time // when a trace was last read; zero: none is on
+	slow        watch.Ring
+	journalTook watch.Hist
+	traceRead   time.Time // when a trace was last read; zero: none is on
 }
 
 // Stats counts what a daemon did.

@@ -211,7 +211,8 @@ func (d *Daemon) writeJournal(w *mds.JournalWrite) {
 	d.stats.JournalBytes += uint64(len(w.Bytes))
 	off := w.Off
 	pieces := journal.Pieces(off, len(w.Bytes))
-	done := func() { d.enter(mds.Event{Kind: mds.JournalDone, Off: off}) }
+	began := time.Now()
+	done := func() { d.journaled(off, time.Since(began)) }
 	if len(pieces) > 1 {
 		left := len(pieces)
 		whole := done
@@ -230,6 +231,16 @@ func (d *Daemon) writeJournal(w *mds.JournalWrite) {
 		ops := []wire.ObjOp{{Kind: wire.ObjWrite, Off: uint64(p.Off), Data: w.Bytes[p.Skip : p.Skip+p.Len]}}
 		d.writePiece(obj, ops, d.rank.Barrier(), done)
 	}
+}
+
+// journaled tells the core that a run of the journal is durable.
+func (d *Daemon) journaled(off journal.Pos, took time.Duration) {
+	d.mu.Lock()
+	d.journalTook.Add(int64(took))
+	d.event(mds.Event{Kind: mds.JournalDone, Off: off})
+	touched := d.takeTouched()
+	d.mu.Unlock()
+	flush(touched, nil)
 }
 
 // fullRetry is how long a journal write waits that found even the OSDs' reserve used up.
