@@ -29,7 +29,7 @@ check: ## vet, format, walls between packages, generated pages
 times: build ## make test's packages with the seconds that each takes
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -count=1 -p 1 -timeout 20m $(RACE) $(PLAIN) ./integration/... | awk '/^(ok|FAIL)/ { print $$3, $$1, $$2 }' | sort -rn
 
-real: build ## the long set: 2 GiB file, 100 000 names, git gc, dbench, fio
+real: build ## the long set: 2 GiB file, 100 000 names, git gc, every seeded bug, suites of others (stress-ng, dbench, fio, ping_pong, SQLite, PostgreSQL)
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan CAPSTAN_REAL=1 $(GO) test -timeout 60m -count=1 ./integration/...
 
 bench:

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -331,26 +330,4 @@ func TestLongGitGC(t *testing.T) {
 	c := harness.Up(t, harness.Limit(15*time.Minute))
 	m := c.Mount()
 	sh(t, m, `git init -q r; cd r; cp -a "$1"/src/net . ; git add -A; git commit -qm net; for i in $(seq 20); do echo $i >> net/net.go; git commit -qam $i; done; git gc -q --aggressive --prune=now; git fsck --full`, runtime.GOROOT())
-}
-
-func TestLongDbench(t *testing.T) {
-	needLong(t)
-	need(t, "dbench")
-	c := harness.Up(t, harness.Limit(10*time.Minute))
-	m := c.Mount()
-	out := sh(t, m, `dbench -t 60 -D . 4`)
-	t.Log(out[max(0, len(out)-300):])
-}
-
-func TestLongFioVerifiesOverTwoMounts(t *testing.T) {
-	needLong(t)
-	need(t, "fio")
-	c := harness.Up(t, harness.Limit(10*time.Minute))
-	a, b := c.Mount(), c.Mount()
-	job := `--name=j --filename=fio --size=64M --bs=4k-64k --rw=randwrite --verify=crc32c --randseed=7 --verify_backlog=0 --ioengine=psync`
-	sh(t, a, "fio "+job+" --do_verify=0 >/dev/null")
-	out := sh(t, b, "fio "+job+" --verify_only --output-format=terse")
-	if bytes.Contains([]byte(out), []byte("verify:")) {
-		t.Fatal(out)
-	}
 }
