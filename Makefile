@@ -15,6 +15,14 @@ demo: ## a whole cluster and a mount in one process
 build:
 	$(GO) build -o bin/capstan ./cmd/capstan
 
+PREFIX ?= /usr/local
+.PHONY: install
+install: build ## the program in PREFIX/bin, and the helper of mount(8) in /sbin
+	install -D -m 755 bin/capstan $(DESTDIR)$(PREFIX)/bin/capstan
+	install -d $(DESTDIR)/sbin
+	ln -sf $(PREFIX)/bin/capstan $(DESTDIR)/sbin/mount.fuse.capstan
+	ln -sf $(PREFIX)/bin/capstan $(DESTDIR)/sbin/mount.capstan
+
 test: build ## everything due on every change; under 10 minutes on 2 cores
 	$(GO) test -race $(RACE)
 	$(GO) test ./locker ./lockcert

@@ -40,7 +40,7 @@ const maxNames = 200_000 // of one directory; beyond it those not covered are dr
 
 // learn notes what a reply said of a name, if something covers it.
 func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sent int64) {
-	if name == "" {
+	if name == "" || name == "." || name == ".." { // the last two: by number (handle.go)
 		return
 	}
 	d := dir.dirState()
@@ -231,6 +231,9 @@ func (c *Client) byIno(ino wire.Ino) (*Inode, error) {
 func (c *Client) Lookup(k *Caller, dir wire.Ino, name string) (e Entry, err error) {
 	if len(name) > wire.MaxName {
 		return e, errNameTooLong
+	}
+	if name == "." || name == ".." {
+		return c.lookupByNumber(k, dir, name)
 	}
 	c.mu.Lock()
 	defer c.unlockFlush()

@@ -23,20 +23,22 @@ type fileSystem struct {
 }
 
 func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
-	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), c: c, log: log, places: newPlaces()}
+	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), c: c, log: log, places: newPlaces(c.Root())}
 }
+
+func (fs *fileSystem) ino(n uint64) wire.Ino { return fs.places.ino(n) }
 
 func (fs *fileSystem) String() string { return "capstan" }
 
-func caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
+func (fs *fileSystem) caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
 	op := h.Opcode % numOps
 	opCounts[op].Add(1)
-	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed, Op: opNames[op], Ino: ino(h.NodeId)}
+	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed, Op: opNames[op], Ino: fs.ino(h.NodeId)}
 }
 
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	k := caller(cancel, h)
-	e, err := fs.c.Lookup(&k, ino(h.NodeId), name)
+	k := fs.caller(cancel, h)
+	e, err := fs.c.Lookup(&k, fs.ino(h.NodeId), name)
 	if err != nil {
 		return status(err)
 	}
@@ -47,11 +49,18 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name stri
 // entry fills what the kernel is told of a name.
 func (fs *fileSystem) entry(dir uint64, name string, out *fuse.EntryOut, e *client.Entry) {
 	fillEntry(out, e)
+	if name == "." && dir == rootNode {
+		out.NodeId, out.Generation = rootNode, 0
+		return
+	}
 	if e.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return
 	}
 	id, fresh := fs.places.show(dir, name, e.Ino)
 	out.NodeId = id
+	if id == rootNode {
+		out.Generation = 0 // the kernel's own idea of it
+	}
 	if fresh {
 		out.SetAttrTimeout(0) // an invalidation would miss it
 	}
@@ -59,12 +68,12 @@ func (fs *fileSystem) entry(dir uint64, name string, out *fuse.EntryOut, e *clie
 
 func (fs *fileSystem) Forget(nodeid, nlookup uint64) {
 	fs.places.forget(nodeid, nlookup)
-	fs.c.Forget(ino(nodeid), nlookup)
+	fs.c.Forget(fs.ino(nodeid), nlookup)
 }
 
 func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	a, err := fs.c.Getattr(&k, ino(in.NodeId))
+	k := fs.caller(cancel, &in.InHeader)
+	a, err := fs.c.Getattr(&k, fs.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
@@ -74,8 +83,8 @@ func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *f
 }
 
 func (fs *fileSystem) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	a, err := fs.c.Getattr(&k, ino(in.NodeId))
+	k := fs.caller(cancel, &in.InHeader)
+	a, err := fs.c.Getattr(&k, fs.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
@@ -85,8 +94,8 @@ func (fs *fileSystem) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.
 }
 
 func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	a, err := fs.c.Setattr(&k, ino(in.NodeId), setattr(in))
+	k := fs.caller(cancel, &in.InHeader)
+	a, err := fs.c.Setattr(&k, fs.ino(in.NodeId), setattr(in))
 	if err != nil {
 		return status(err)
 	}
@@ -105,41 +114,41 @@ func (fs *fileSystem) made(dir uint64, name string, e client.Entry, err error, o
 }
 
 func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev})
+	k := fs.caller(cancel, &in.InHeader)
+	e, err := fs.c.Mknod(&k, fs.ino(in.NodeId), name, client.Make{Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev})
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	e, err := fs.c.Mknod(&k, ino(in.NodeId), name, client.Make{Mode: in.Mode&07777 | unix.S_IFDIR, Umask: in.Umask})
+	k := fs.caller(cancel, &in.InHeader)
+	e, err := fs.c.Mknod(&k, fs.ino(in.NodeId), name, client.Make{Mode: in.Mode&07777 | unix.S_IFDIR, Umask: in.Umask})
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	k := caller(cancel, h)
-	e, err := fs.c.Mknod(&k, ino(h.NodeId), name, client.Make{Mode: 0777 | unix.S_IFLNK, Target: target})
+	k := fs.caller(cancel, h)
+	e, err := fs.c.Mknod(&k, fs.ino(h.NodeId), name, client.Make{Mode: 0777 | unix.S_IFLNK, Target: target})
 	return fs.made(h.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	e, err := fs.c.Link(&k, ino(in.Oldnodeid), ino(in.NodeId), name)
+	k := fs.caller(cancel, &in.InHeader)
+	e, err := fs.c.Link(&k, fs.ino(in.Oldnodeid), fs.ino(in.NodeId), name)
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := caller(cancel, h)
-	return status(fs.c.Unlink(&k, ino(h.NodeId), name))
+	k := fs.caller(cancel, h)
+	return status(fs.c.Unlink(&k, fs.ino(h.NodeId), name))
 }
 
 func (fs *fileSystem) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := caller(cancel, h)
-	return status(fs.c.Rmdir(&k, ino(h.NodeId), name))
+	k := fs.caller(cancel, h)
+	return status(fs.c.Rmdir(&k, fs.ino(h.NodeId), name))
 }
 
 func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	var fl uint32
 	if in.Flags&unix.RENAME_NOREPLACE != 0 {
 		fl |= wire.RenameNoReplace
@@ -150,7 +159,7 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
-	err := fs.c.Rename(&k, ino(in.NodeId), from, ino(in.Newdir), to, fl)
+	err := fs.c.Rename(&k, fs.ino(in.NodeId), from, fs.ino(in.Newdir), to, fl)
 	if err == nil {
 		fs.places.renamed(place{in.NodeId, from}, place{in.Newdir, to}, fl&wire.RenameExchange != 0)
 	}
@@ -158,8 +167,8 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to
 }
 
 func (fs *fileSystem) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
-	k := caller(cancel, h)
-	t, err := fs.c.Readlink(&k, ino(h.NodeId))
+	k := fs.caller(cancel, h)
+	t, err := fs.c.Readlink(&k, fs.ino(h.NodeId))
 	return []byte(t), status(err)
 }
 
@@ -176,8 +185,8 @@ func fit(val, dest []byte) (uint32, fuse.Status) {
 }
 
 func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	k := caller(cancel, h)
-	v, err := fs.c.Getxattr(&k, ino(h.NodeId), name)
+	k := fs.caller(cancel, h)
+	v, err := fs.c.Getxattr(&k, fs.ino(h.NodeId), name)
 	if err != nil {
 		return 0, status(err)
 	}
@@ -185,8 +194,8 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name st
 }
 
 func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	k := caller(cancel, h)
-	v, err := fs.c.Listxattr(&k, ino(h.NodeId))
+	k := fs.caller(cancel, h)
+	v, err := fs.c.Listxattr(&k, fs.ino(h.NodeId))
 	if err != nil {
 		return 0, status(err)
 	}
@@ -194,13 +203,13 @@ func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 }
 
 func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	return status(fs.c.Setxattr(&k, ino(in.NodeId), name, val, in.Flags))
+	k := fs.caller(cancel, &in.InHeader)
+	return status(fs.c.Setxattr(&k, fs.ino(in.NodeId), name, val, in.Flags))
 }
 
 func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := caller(cancel, h)
-	return status(fs.c.Removexattr(&k, ino(h.NodeId), name))
+	k := fs.caller(cancel, h)
+	return status(fs.c.Removexattr(&k, fs.ino(h.NodeId), name))
 }
 
 // ---- files -----------------------------------------------------------------------------
@@ -218,14 +227,14 @@ func openFlags(f *client.File) uint32 {
 }
 
 func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	e, f, err := fs.c.Create(&k, ino(in.NodeId), name, in.Mode, in.Umask, in.Flags)
+	k := fs.caller(cancel, &in.InHeader)
+	e, f, err := fs.c.Create(&k, fs.ino(in.NodeId), name, in.Mode, in.Umask, in.Flags)
 	return fs.created(in.NodeId, name, e, f, err, out)
 }
 
 func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	e, f, err := fs.c.Tmpfile(&k, ino(in.NodeId), in.Mode, in.Umask, in.Flags)
+	k := fs.caller(cancel, &in.InHeader)
+	e, f, err := fs.c.Tmpfile(&k, fs.ino(in.NodeId), in.Mode, in.Umask, in.Flags)
 	if st := status(err); st == fuse.ENOSYS {
 		return fuse.ENOTSUP
 	}
@@ -242,8 +251,8 @@ func (fs *fileSystem) created(dir uint64, name string, e client.Entry, f *client
 }
 
 func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	f, err := fs.c.Open(&k, ino(in.NodeId), in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0)
+	k := fs.caller(cancel, &in.InHeader)
+	f, err := fs.c.Open(&k, fs.ino(in.NodeId), in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0)
 	if err != nil {
 		return status(err)
 	}
@@ -260,7 +269,7 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 	if h == nil {
 		return nil, fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	read := fs.c.Read
 	if in.ReadFlags&readLockOwner == 0 { // only a read() that bypasses the pages has an owner
 		read = fs.c.ReadPage
@@ -277,7 +286,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	n, err := fs.c.Write(&k, h.f, data, in.Offset, client.WriteFlags{
 		Append:   in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0,
 		FromMmap: in.WriteFlags&fuse.WRITE_CACHE != 0,
@@ -303,7 +312,7 @@ func (fs *fileSystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.EINVAL
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	off, err := fs.c.Lseek(&k, h.f, in.Offset, in.Whence == unix.SEEK_HOLE)
 	out.Offset = off
 	return status(err)
@@ -354,7 +363,7 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	return status(fs.c.Fsync(&k, h.f))
 }
 
@@ -363,7 +372,7 @@ func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	return status(fs.c.Fallocate(&k, h.f, in.Offset, in.Length, in.Mode))
 }
 
@@ -406,7 +415,7 @@ func (fs *fileSystem) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkO
 	if st != fuse.OK {
 		return st
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	r, err := fs.c.Getlk(&k, h.f, l)
 	if err != nil {
 		return status(err)
@@ -440,7 +449,7 @@ func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fu
 		return st
 	}
 	l.Wait = wait && l.Type != wire.LockUnlock
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	if !l.Flock && l.Type != wire.LockUnlock {
 		h.took(l.Owner)
 	}
@@ -450,8 +459,8 @@ func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fu
 // ---- directories -----------------------------------------------------------------------
 
 func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	k := caller(cancel, &in.InHeader)
-	f, err := fs.c.Open(&k, ino(in.NodeId), 0, false)
+	k := fs.caller(cancel, &in.InHeader)
+	f, err := fs.c.Open(&k, fs.ino(in.NodeId), 0, false)
 	if err != nil {
 		return status(err)
 	}
@@ -464,7 +473,7 @@ func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
 		return out.AddDirEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
 	}))
@@ -475,7 +484,7 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := caller(cancel, &in.InHeader)
+	k := fs.caller(cancel, &in.InHeader)
 	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
 		o := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
 		if o == nil {
@@ -499,7 +508,7 @@ func (fs *fileSystem) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.St
 }
 
 func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	k := caller(cancel, h)
+	k := fs.caller(cancel, h)
 	s, err := fs.c.Statfs(&k)
 	if err != nil {
 		return status(err)

@@ -19,6 +19,12 @@ type options struct {
 	max        int
 }
 
+// CheckOptions says whether a list after -o can be mounted with.
+func CheckOptions(list string) error {
+	_, err := parseOptions([]string{list})
+	return err
+}
+
 func parseOptions(list []string) (options, error) {
 	o := options{fsname: "capstan", flags: unix.MS_NOSUID | unix.MS_NODEV, max: maxWrite}
 	if os.Geteuid() == 0 {
@@ -28,7 +34,9 @@ func parseOptions(list []string) (options, error) {
 		for _, s := range strings.Split(arg, ",") {
 			key, val, _ := strings.Cut(s, "=")
 			switch key {
-			case "", "rw", "default_permissions", "defaults", "_netdev":
+			case "rw":
+				o.flags &^= unix.MS_RDONLY
+			case "", "atime", "diratime", "default_permissions", "defaults", "_netdev":
 			case "ro":
 				o.flags |= unix.MS_RDONLY
 			case "allow_other":
@@ -57,6 +65,14 @@ func parseOptions(list []string) (options, error) {
 				o.flags |= unix.MS_NODIRATIME
 			case "relatime":
 				o.flags |= unix.MS_RELATIME
+			case "strictatime":
+				o.flags |= unix.MS_STRICTATIME
+			case "sync":
+				o.flags |= unix.MS_SYNCHRONOUS
+			case "dirsync":
+				o.flags |= unix.MS_DIRSYNC
+			case "nosymfollow":
+				o.flags |= unix.MS_NOSYMFOLLOW
 			default:
 				return o, fmt.Errorf("unknown mount option %q", s)
 			}

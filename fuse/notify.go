@@ -19,7 +19,7 @@ type notifier struct {
 
 // Attrs voids attributes; pages stay. It never blocks (F2).
 func (n *notifier) Attrs(ino wire.Ino) {
-	n.raw.InodeNotify(uint64(ino), -1, 0)
+	n.raw.InodeNotify(n.places.first(ino), -1, 0)
 	for _, id := range n.places.others(ino) {
 		n.raw.InodeNotify(id, -1, 0)
 	}

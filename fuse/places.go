@@ -16,6 +16,8 @@ import (
 // A node id is an inode number with the count of its directory's earlier places in the bits
 // above; other things than directories may have many dentries, and have count 0.
 type places struct {
+	root wire.Ino // shown as node 1: the volume's root, or a sub-directory that is mounted
+
 	mu  sync.Mutex
 	at  map[place]uint64      // the node id shown there
 	all map[uint64]*shown     // by node id
@@ -34,27 +36,44 @@ type shown struct {
 }
 
 const (
+	rootNode = 1 // FUSE_ROOT_ID
 	inoBits  = 56
 	maxShown = 1<<(64-inoBits) - 1
 )
 
-func newPlaces() places {
-	return places{at: map[place]uint64{}, all: map[uint64]*shown{}, ids: map[wire.Ino][]uint64{}}
+func newPlaces(root wire.Ino) places {
+	return places{root: root, at: map[place]uint64{}, all: map[uint64]*shown{}, ids: map[wire.Ino][]uint64{}}
 }
 
 // ino is the inode that a node id stands for.
-func ino(n uint64) wire.Ino { return wire.Ino(n & (1<<inoBits - 1)) }
+func (t *places) ino(n uint64) wire.Ino {
+	if n == rootNode {
+		return t.root
+	}
+	return wire.Ino(n & (1<<inoBits - 1))
+}
+
+// first is the node id of i, of a directory its first.
+func (t *places) first(i wire.Ino) uint64 {
+	if i == t.root {
+		return rootNode
+	}
+	return uint64(i)
+}
 
 // show counts a reference of the kernel to directory i at dir/name and returns its node id;
 // fresh: the kernel did not have it under that id.
 func (t *places) show(dir uint64, name string, i wire.Ino) (id uint64, fresh bool) {
-	id = uint64(i)
-	if i == wire.RootIno || id>>inoBits != 0 {
+	id = t.first(i)
+	if id == rootNode || id>>inoBits != 0 {
 		return id, false
 	}
 	p := place{dir, name}
 	if name == "." || name == ".." { // by handle: any place will do
 		p = place{}
+		if name == "." { // and a handle must be answered with the id it holds
+			return t.again(dir)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +81,7 @@ func (t *places) show(dir uint64, name string, i wire.Ino) (id uint64, fresh boo
 	if s != nil && p.dir != 0 && s.at.dir != 0 && s.at != p {
 		id, s = t.other(i, p)
 	} else if s == nil && p.dir != 0 {
-		if at, ok := t.at[p]; ok && ino(at) == i {
+		if at, ok := t.at[p]; ok && t.ino(at) == i {
 			id, s = at, t.all[at] // the first id is gone, a later one is in use here
 		}
 	}
@@ -79,9 +98,26 @@ func (t *places) show(dir uint64, name string, i wire.Ino) (id uint64, fresh boo
 	return id, fresh
 }
 
+// again counts a reference to a directory by the node id that a file handle holds.
+func (t *places) again(id uint64) (uint64, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.all[id]
+	fresh := s == nil
+	if fresh {
+		s = &shown{}
+		t.all[id] = s
+		if id>>inoBits != 0 {
+			t.ids[t.ino(id)] = append(t.ids[t.ino(id)], id)
+		}
+	}
+	s.n++
+	return id, fresh
+}
+
 // other finds the id under which i is shown at p, or one that is free.
 func (t *places) other(i wire.Ino, p place) (uint64, *shown) {
-	if at, ok := t.at[p]; ok && ino(at) == i {
+	if at, ok := t.at[p]; ok && t.ino(at) == i {
 		return at, t.all[at]
 	}
 	for k := uint64(1); k <= maxShown; k++ {
@@ -116,7 +152,7 @@ func (t *places) forget(id, n uint64) {
 	if id>>inoBits == 0 {
 		return
 	}
-	i := ino(id)
+	i := t.ino(id)
 	left := t.ids[i][:0]
 	for _, x := range t.ids[i] {
 		if x != id {

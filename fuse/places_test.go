@@ -1,15 +1,19 @@
 package fuse
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // A directory found at another place is another inode for the kernel, until that forgets
 // the first; what the kernel moves itself keeps its node id.
 func TestPlacesOfADirectory(t *testing.T) {
 	const a, b, d = 10, 11, 1 << 40
-	p := newPlaces()
+	p := newPlaces(wire.RootIno)
 	show := func(dir uint64, name string, want uint64, fresh bool) {
 		t.Helper()
-		if id, f := p.show(dir, name, d); id != want || f != fresh || ino(id) != d {
+		if id, f := p.show(dir, name, d); id != want || f != fresh || p.ino(id) != d {
 			t.Fatalf("%d/%s: node id %#x fresh %v, want %#x %v", dir, name, id, f, want, fresh)
 		}
 	}
@@ -37,18 +41,18 @@ func TestPlacesOfADirectory(t *testing.T) {
 }
 
 func TestPlacesExchanged(t *testing.T) {
-	p := newPlaces()
+	p := newPlaces(wire.RootIno)
 	x, _ := p.show(1, "x", 1<<40)
 	y, _ := p.show(1, "y", 1<<40+1)
 	p.renamed(place{1, "x"}, place{1, "y"}, true)
-	if id, fresh := p.show(1, "y", ino(x)); id != x || fresh {
+	if id, fresh := p.show(1, "y", p.ino(x)); id != x || fresh {
 		t.Fatal("x was not followed")
 	}
-	if id, fresh := p.show(1, "x", ino(y)); id != y || fresh {
+	if id, fresh := p.show(1, "x", p.ino(y)); id != y || fresh {
 		t.Fatal("y was not followed")
 	}
 	p.renamed(place{1, "x"}, place{1, "y"}, false) // y replaces x
-	if id, _ := p.show(1, "y", ino(y)); id != y {
+	if id, _ := p.show(1, "y", p.ino(y)); id != y {
 		t.Fatal("y was not followed over x")
 	}
 }

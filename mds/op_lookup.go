@@ -6,16 +6,17 @@ import (
 )
 
 // lookup: the name's binding under dn rd, and what is known of the inode at no cost. The
-// name may be absent: ENOENT with a negative lease.
+// name may be absent: ENOENT with a negative lease. "." and ".." are asked by number, for
+// those who hold a file handle (op_lookupino.go).
 var opLookup = opDesc{
 	name: "lookup",
 	plan: func(r *Rank, q *request) errno {
+		if q.Name == "." || q.Name == ".." {
+			return r.planByNumber(q)
+		}
 		d, e := r.dirOfRequest(q, q.Ino)
 		if e != ok {
 			return e
-		}
-		if q.Name == ".." { // for NFS export and lost paths; "." never comes
-			return r.planParent(q, d)
 		}
 		dn, e := r.nameOf(q, d, q.Name)
 		if e != ok {
@@ -47,15 +48,6 @@ var opLookup = opDesc{
 		r.reply(q, rep)
 		return ok
 	},
-}
-
-func (r *Rank) planParent(q *request, d *dir) errno {
-	p := d.in.parent()
-	if p == nil || p.isSystem() { // the root's, or of one that is removed
-		p = d.in
-	}
-	q.dn, q.in = nil, q.pinInode(p)
-	return ok
 }
 
 // show is a's InodeStat for the asker, with what caps cost nothing; the answer rests on it.

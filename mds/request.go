@@ -106,7 +106,8 @@ type request struct {
 	home   *dentry
 	home2  *dentry
 	rest   journal.Pos // what an early reply rests on besides its own entry
-	sought wire.Ino    // the number that was looked for in the index
+	sought wire.Ino    // the number that is looked for in the index
+	misses int         // … how often in vain
 	pos    journal.Pos // its entry
 
 	pinnedIn [6]*inode
@@ -317,19 +318,33 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
 	if in == nil || in.stub {
-		if q.sought == ino || ino < wire.FirstFreeIno {
-			return nil, eSTALE
-		}
-		// Not in the cache: a number out of an older life, a resent request. The index knows.
-		q.sought = ino
-		wake := r.waker(q)
-		r.openByIno(ino, func(*inode) { wake() })
-		return nil, r.parkFree(q, "inode is being looked for by number")
+		// Not in the cache: a file handle, a number out of an older life, a resent request.
+		return nil, r.lookFor(q, ino)
 	}
 	if in.isSystem() || in.purging {
 		return nil, eSTALE // strays and links/ are not for clients
 	}
 	return q.pinInode(in), ok
+}
+
+// lookFor looks ino up in the index and runs q again when it is there, or is nowhere: then it is
+// stale. An index line may lead to where the inode was while the line was on its way, so it
+// takes two misses.
+func (r *Rank) lookFor(q *request, ino wire.Ino) errno {
+	if q.sought != ino {
+		q.sought, q.misses = ino, 0
+	}
+	if q.misses == 2 || ino < wire.FirstFreeIno {
+		return eSTALE
+	}
+	id, wake := q.set.Owner.Req, r.waker(q)
+	r.openByIno(ino, func(in *inode) {
+		if in == nil && q.alive && q.set.Owner.Req == id && q.sought == ino {
+			q.misses++
+		}
+		wake()
+	})
+	return r.parkFree(q, "inode is being looked for by number")
 }
 
 // dirOfRequest is the directory that the request names, complete. A directory that is gone has no names.

@@ -20,6 +20,9 @@ import (
 )
 
 func main() {
+	if isMountHelper(os.Args[0]) {
+		os.Exit(mountHelper(os.Args[1:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends a stop that takes too long
 	err := root().ExecuteContext(ctx)
@@ -53,7 +56,7 @@ func root() *cobra.Command {
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
 	osd.AddCommand(osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
-	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd())
+	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), monWords("pg", "Show placement groups", pgWords), monWords("pool", "Show and change pools", poolWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
 	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())

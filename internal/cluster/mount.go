@@ -68,6 +68,11 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 
 // Mount dials the cluster, opens a session and mounts it at dir. Options are those of -o.
 func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounted, error) {
+	return e.MountSubdir(ctx, dir, "", options...)
+}
+
+// MountSubdir mounts the directory subdir of the volume at dir, "" being its root.
+func (e *Env) MountSubdir(ctx context.Context, dir, subdir string, options ...string) (*Mounted, error) {
 	if err := CheckMountpoint(dir); err != nil {
 		return nil, err
 	}
@@ -77,6 +82,13 @@ func (e *Env) Mount(ctx context.Context, dir string, options ...string) (*Mounte
 	cl, mons, err := e.dialClient(ctx, dir)
 	if err != nil {
 		return nil, err
+	}
+	if subdir != "" {
+		if err := cl.SetRoot(userOf(ctx), subdir); err != nil {
+			_ = cl.Close(ctx)
+			mons.Close()
+			return nil, fmt.Errorf("sub-directory /%s of the volume: %w", subdir, err)
+		}
 	}
 	s, err := fuse.Mount(ctx, fuse.Config{Client: cl, Mountpoint: dir, Options: options, Log: e.Log, Wrong: e.wrong()})
 	if err != nil {
@@ -116,17 +128,18 @@ func (e *Env) Probe(ctx context.Context) error {
 		return err
 	}
 	defer mons.Close()
-	cancel := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { close(cancel) })
-	defer stop()
-	k := &client.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Cancel: cancel, Killed: func(uint32) bool { return true }}
-	err = probe(cl, k)
+	err = probe(cl, userOf(ctx))
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
 	closeCtx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer done()
 	return errors.Join(err, cl.Close(closeCtx))
+}
+
+// userOf is us as a caller, who gives up when ctx ends.
+func userOf(ctx context.Context) *client.Caller {
+	return &client.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Cancel: ctx.Done(), Killed: func(uint32) bool { return true }}
 }
 
 func probe(cl *client.Client, k *client.Caller) (err error) {
