@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -64,5 +66,63 @@ func findBug(t *testing.T, bin string, f *wrong.Info) {
 		case failed && len(x.Trace) == 0:
 			t.Errorf("%s, %s fails without a counter-example: %s", x.Check, x.Place, x.Detail)
 		}
+	}
+}
+
+// `capstan dev score` with a suite of one line, which can only notice that flock is local.
+func TestDevScore(t *testing.T) {
+	harness.NeedMount(t)
+	bin := harness.Binary(t)
+	suite := []string{"sh", "-c", `! flock -n "$0/f" flock -n "$1/f" true`}
+	out, err := runFor(t, "/", time.Minute, append([]string{bin, "dev", "score", "--only", "flock-local,lost-write", "--"}, suite...)...)
+	if err != nil || !strings.Contains(out, "1 of 2 caught") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// One that fails where nothing is wrong has no score.
+	if out, err = runFor(t, "/", time.Minute, bin, "dev", "score", "--only", "flock-local", "--", "false"); err == nil || !strings.Contains(out, "can not be scored") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// A cluster that is wrong says so wherever one looks, and no other configuration may be.
+func TestSeededBugsAreLoud(t *testing.T) {
+	c := harness.Up(t, harness.Args("--osds", "1", "--wrong", "wake-one", "--wrong", "lost-rename"))
+	m := c.Mount()
+	const names = "wake-one,lost-rename"
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, text := range map[string]string{
+		"status":        c.Must("status"),
+		"status --json": c.Must("status", "--json"),
+		"dev status":    strings.ReplaceAll(c.Must("dev", "status", "--dir", c.Dir), ", ", ","),
+		"daemon mds.a":  c.Must("daemon", "mds.a", "status"),
+		"/proc/mounts":  strings.ReplaceAll(string(mounts), "WRONG:wake-one+lost-rename "+m, names),
+		"dev up on another": func() string {
+			out, _ := c.Run("dev", "up", "--dir", c.Dir, "--wrong", "lost-write")
+			return strings.ReplaceAll(strings.ReplaceAll(out, `"`, ""), "wake-one lost-rename", names)
+		}(),
+	} {
+		if !strings.Contains(text, names) {
+			t.Errorf("%s does not say what is wrong:\n%s", where, text)
+		}
+	}
+	logs, _ := filepath.Glob(filepath.Join(c.Dir, "log", "*.log"))
+	for _, l := range logs {
+		if b, err := os.ReadFile(l); err != nil || !strings.Contains(string(b), "WRONG ON PURPOSE") {
+			t.Errorf("%s does not say that something is wrong (%v)", l, err)
+		}
+	}
+	copied := filepath.Join(t.TempDir(), "capstan.conf")
+	b, err := os.ReadFile(c.Conf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(copied, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Run("status", "--conf", copied); err == nil || !strings.Contains(out, "seeded bugs") {
+		t.Errorf("a copy of the configuration is taken: %v %s", err, out)
 	}
 }

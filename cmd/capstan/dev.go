@@ -19,7 +19,7 @@ import (
 
 func devCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "dev", Short: "Run a cluster of separate processes on this machine"}
-	cmd.AddCommand(devUpCmd(), devDownCmd(), devKillCmd(), devStatusCmd())
+	cmd.AddCommand(devUpCmd(), devDownCmd(), devKillCmd(), devStatusCmd(), devScoreCmd())
 	return cmd
 }
 
