@@ -291,6 +291,9 @@ func (l *Leader) showStatus() any {
 		if len(cfg.InSync) >= m.Pools[pg.Pool].Size {
 			s.PGsFull++
 		}
+		if n := l.pgStats[pg].Broken; n > 0 {
+			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %d objects without a copy that is surely good: see `pg deep-scrub`, `pg repair`", pg, n))
+		}
 		if w := l.waits(pg, cfg); w != "" {
 			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %s", pg, w))
 		}
@@ -428,6 +431,8 @@ func (l *Leader) showPGs() any {
 		Objects  uint64  `json:"objects"`
 		Bytes    uint64  `json:"bytes"`
 		Missing  uint64  `json:"missing"`
+		Healed   uint64  `json:"healed"`
+		Broken   uint64  `json:"broken"`
 		Waits    string  `json:"waits,omitempty"`
 	}
 	ids := func(ms []clustermap.Member) []int32 {
@@ -445,7 +450,7 @@ func (l *Leader) showPGs() any {
 			r.Up = append(r.Up, int32(id))
 		}
 		if s, ok := l.pgStats[pg]; ok {
-			r.Objects, r.Bytes, r.Missing = s.Objects, s.Bytes, s.Missing
+			r.Objects, r.Bytes, r.Missing, r.Healed, r.Broken = s.Objects, s.Bytes, s.Missing, s.Healed, s.Broken
 			if s.Interval == cfg.Interval {
 				r.State = s.State
 				if r.Waits == "" {

@@ -42,6 +42,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	// Ops not yet logged die with the interval; their owners send them again.
 	p.waitActive, p.waitMin, p.parked = nil, nil, nil
 	clear(p.objs)
+	p.healing, p.broken, p.scrub, p.scrubbed.Running = nil, nil, nil, false
 
 	me := o.cfg.ID
 	switch {
@@ -188,6 +189,8 @@ func (p *pg) tick() {
 		p.tryActivate()
 	}
 	if p.active {
+		p.healTick()
+		p.scrubTick()
 		for _, q := range p.peers {
 			if !q.confirmed || q.acked == p.last {
 				continue

@@ -338,6 +338,9 @@ func (p *pg) onCopyGet(from wire.OSDID, m *wire.CopyGet) {
 		}
 		c, err := p.copyOf(n)
 		if err != nil {
+			if !p.busy(n) {
+				p.heal(n) // the learner asks again
+			}
 			continue
 		}
 		size += c.DataLen()

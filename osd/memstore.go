@@ -2,6 +2,7 @@ package osd
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"slices"
 	"sort"
@@ -45,6 +46,7 @@ type memObj struct {
 	blocks  []bool // which blocks hold data
 	xattrs  map[string][]byte
 	omap    map[string][]byte
+	bad     bool // see Damage
 }
 
 // NewMemStore makes an empty store whose transactions become durable by Commit only.
@@ -378,7 +380,28 @@ func (s *MemStore) Read(pg wire.PGID, name string, off uint64, dst []byte) (int,
 	if o == nil || off >= uint64(len(o.data)) {
 		return 0, nil
 	}
+	if o.bad {
+		return 0, fmt.Errorf("pg %v object %q: damaged for a test", pg, name)
+	}
 	return copy(dst, o.data[off:]), nil
+}
+
+// Damage makes an object's data unreadable until it is replaced, as bit rot does; for tests.
+func (s *MemStore) Damage(pg wire.PGID, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.obj(pg, name); o != nil {
+		o.bad = true
+	}
+}
+
+// Spoil changes an object's data behind everybody's back, with checksums that fit; for tests.
+func (s *MemStore) Spoil(pg wire.PGID, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.obj(pg, name); o != nil && len(o.data) > 0 {
+		o.data[0] ^= 1
+	}
 }
 
 // Extents implements Store.

@@ -121,8 +121,7 @@ func (p *pg) run(q *op) bool {
 		o.reply(q, &wire.OSDReply{Status: wire.OSDFull, Errno: eNOSPC})
 		return true
 	}
-	p.write(q)
-	return true
+	return p.write(q)
 }
 
 // full decides ENOSPC, before anything is logged: deletes and truncates always pass.
@@ -162,6 +161,10 @@ func (p *pg) read(q *op) bool {
 	var x exec
 	x.begin(p, q.msg.Object)
 	x.run(q.msg.Ops)
+	if x.errno == eIO && p.heal(q.msg.Object) {
+		q.why = "a good copy of a damaged object"
+		return false
+	}
 	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
 	o.reply(q, r, x.data...)
 	p.readDone(q)
@@ -169,15 +172,20 @@ func (p *pg) read(q *op) bool {
 }
 
 // write is §4.3: the result is fixed now, on the newest state; everything after is waiting.
-func (p *pg) write(q *op) {
+// False: what it reads is damaged, and it waits for a good copy.
+func (p *pg) write(q *op) bool {
 	o := p.o
+	var x exec
+	x.begin(p, q.msg.Object)
+	x.run(q.msg.Ops)
+	if x.errno == eIO && !p.busy(q.msg.Object) && p.heal(q.msg.Object) {
+		q.why = "a good copy of a damaged object"
+		return false
+	}
 	o.stats.Writes++
 	if q.msg.Flags&wire.OSDResent != 0 {
 		o.stats.Resent++
 	}
-	var x exec
-	x.begin(p, q.msg.Object)
-	x.run(q.msg.Ops)
 	prior := wire.Version{}
 	if x.existed {
 		prior = x.st.Version
@@ -221,6 +229,7 @@ func (p *pg) write(q *op) {
 	p.trim(t)
 	p.submit(t)
 	p.touch()
+	return true
 }
 
 // objTxn is what the entry does to its object.

@@ -39,6 +39,7 @@ type Config struct {
 	ReconNs     int64 // the same for a reconciliation, 8 s
 	ResendNs    int64 // 300 ms
 	HeartbeatNs int64 // a peer silent for so long is pinged, 1 s; reported after 4 of them
+	ScrubNs     int64 // between deep scrubs of a PG that begin by themselves; 0: none do
 	LogKeep     int   // entries of log kept, 256
 	SlowNs      int64 // operations that take longer are told of; 0: none
 	Faults      Fault
@@ -164,6 +165,7 @@ type OSD struct {
 // Stats counts what the core did.
 type Stats struct {
 	Ops, Reads, Writes, Resent, DedupHits, Parked, Repls, Recons, Copied uint64
+	Damaged, Healed, Mended                                              uint64 // own copies found damaged, replaced by good ones; members' copies replaced
 }
 
 // New makes the core over an opened store, at time now.
@@ -399,6 +401,16 @@ func (o *OSD) peerMsg(ev *Event) {
 		p.onCopyGet(from, m)
 	case *wire.CopyObj:
 		p.onCopyObj(m, ev.Data)
+	case *wire.ScrubReq:
+		p.onScrubReq(from, m)
+	case *wire.ScrubMap:
+		p.onScrubMap(from, m)
+	case *wire.ObjFetch:
+		p.onObjFetch(from, m)
+	case *wire.ObjFetched:
+		p.onObjFetched(m, ev.Data)
+	case *wire.ObjMend:
+		p.onObjMend(m, ev.Data)
 	}
 }
 
@@ -439,6 +451,16 @@ func route(m wire.Message) (wire.PGID, uint64, wire.Epoch) {
 		return m.PG, m.Interval, 0
 	case *wire.CopyObj:
 		return m.PG, m.Interval, 0
+	case *wire.ScrubReq:
+		return m.PG, m.Interval, 0
+	case *wire.ScrubMap:
+		return m.PG, m.Interval, 0
+	case *wire.ObjFetch:
+		return m.PG, m.Interval, 0
+	case *wire.ObjFetched:
+		return m.PG, m.Interval, 0
+	case *wire.ObjMend:
+		return m.PG, m.Interval, 0
 	case *wire.LeaseReleased:
 		return m.PG, m.Interval, 0
 	}
@@ -447,7 +469,8 @@ func route(m wire.Message) (wire.PGID, uint64, wire.Epoch) {
 
 func fromPrimary(m wire.Message) bool {
 	switch m.(type) {
-	case *wire.Repl, *wire.Recon, *wire.ReconFix, *wire.LearnStart, *wire.CopyRange, *wire.CopyObj:
+	case *wire.Repl, *wire.Recon, *wire.ReconFix, *wire.LearnStart, *wire.CopyRange, *wire.CopyObj,
+		*wire.ScrubReq, *wire.ObjFetch, *wire.ObjMend:
 		return true
 	}
 	return false

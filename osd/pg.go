@@ -87,6 +87,12 @@ type pg struct {
 	waitMin    []*op
 	proposedAt int64
 	lastUse    int64 // of leases
+	healing    map[string]*healing
+	broken     map[string]bool // no member has a good copy
+	healed     uint64
+	scrub      *scrub // nil: none is running
+	scrubbed   ScrubSum
+	scrubDue   int64 // when the next one begins by itself; 0: not decided
 
 	// Member and learner.
 	ackDue  bool

@@ -27,6 +27,10 @@ type PGState struct {
 	Uncommitted int                 `json:"uncommitted"`
 	Parked      int                 `json:"parked_ops"`
 	Missing     int                 `json:"missing_objects"`
+	Healing     int                 `json:"healing_objects"`
+	Healed      uint64              `json:"healed_objects"`
+	Broken      int                 `json:"broken_objects"` // no good copy is left
+	Scrub       ScrubSum            `json:"scrub"`
 	Waits       []string            `json:"waits,omitempty"`
 }
 
@@ -44,7 +48,7 @@ func (p *pg) state() PGState {
 	o := p.o
 	s := PGState{PG: p.id.String(), OSD: o.cfg.ID, Role: p.role.String(), Interval: p.interval, Active: p.active, InSync: p.cfg.InSync,
 		Learners: p.cfg.Learners, Primary: p.cfg.Primary, Tail: p.tail.String(), Last: p.last.String(), Durable: p.durable.String(),
-		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing)}
+		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing), Healing: len(p.healing), Healed: p.healed, Broken: len(p.broken), Scrub: p.scrubbed}
 	if left := p.leaseUntil - o.now; left > 0 {
 		s.LeaseGiven = left / 1e6
 	}

@@ -152,6 +152,8 @@ type PGStat struct {
 	Objects  uint64
 	Bytes    uint64
 	Missing  uint64 // objects that learners still lack
+	Healed   uint64 // damaged copies replaced by good ones, under this primary
+	Broken   uint64 // objects of which no good copy is left, or nobody knows which is the good one
 }
 
 // OSDFailure says that a peer does not answer: one-way, repeated while it is so. Alive takes

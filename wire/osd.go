@@ -20,6 +20,13 @@ const (
 	TCopyRange
 	TCopyGet
 	TCopyObj
+	TScrubReq
+	TScrubMap
+	TObjFetch
+	TObjFetched
+	TObjMend
+	TPGScrub
+	TPGScrubReply
 	TLeaseReq
 	TLeaseGrant
 	TLeaseReleased
@@ -42,6 +49,13 @@ func init() {
 	Register[CopyRange]()
 	Register[CopyGet]()
 	Register[CopyObj]()
+	Register[ScrubReq]()
+	Register[ScrubMap]()
+	Register[ObjFetch]()
+	Register[ObjFetched]()
+	Register[ObjMend]()
+	Register[PGScrub]()
+	Register[PGScrubReply]()
 	Register[LeaseReq]()
 	Register[LeaseGrant]()
 	Register[LeaseReleased]()
@@ -298,6 +312,91 @@ type CopyObj struct {
 	Object   ObjCopy
 }
 
+// ScrubReq (primary to member) asks what it has of the objects with names in (After, Upto],
+// or all after After with End. Deep: read them.
+type ScrubReq struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Seq      uint64
+	After    string
+	Upto     string
+	End      bool
+	Deep     bool
+}
+
+// ScrubObj is one object as a replica has it.
+type ScrubObj struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Version  Version
+	Size     uint64
+	Digest   uint64 // of data, xattrs and omap; 0 unless deep
+	Bad      bool   // its checksums do not fit: it cannot be read
+}
+
+// ScrubMap answers ScrubReq, sorted by name.
+type ScrubMap struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Seq      uint64
+	Objects  []ScrubObj
+}
+
+// ObjFetch (primary to member) asks for a whole object, because the own copy is damaged.
+type ObjFetch struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Name     string
+}
+
+// ObjFetched answers ObjFetch. Bad: this copy is damaged too.
+type ObjFetched struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Bad      bool
+	Object   ObjCopy
+}
+
+// ObjMend (primary to member) replaces an object by a good copy, as of version At of the log.
+type ObjMend struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	At       Version
+	Object   ObjCopy
+}
+
+// PGScrub (tool to primary) asks to compare the replicas of a PG now; Deep: byte for byte;
+// Repair: also replace what differs from the majority.
+type PGScrub struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Deep     bool
+	Repair   bool
+	Look     bool // begin nothing: what has the present or last one found?
+}
+
+// PGScrubReply answers PGScrub at once: what was found so far. Errno: EAGAIN not the primary
+// of an active PG, or one runs already.
+type PGScrubReply struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Errno    uint32
+	Text     string
+	Deep     bool
+	Running  bool
+	Objects  uint64
+	Bytes    uint64 // read on each replica
+	Skipped  uint64 // changed meanwhile
+	Bad      uint64 // copies with a wrong checksum
+	Differ   uint64 // copies that differ from the majority
+	Mended   uint64 // copies replaced
+	Unsure   uint64 // objects of which nobody knows which copy is good
+}
+
 // PGInterval names an interval of a PG.
 type PGInterval struct {
 	_msgpack struct{} `msgpack:",as_array"`
@@ -354,6 +453,13 @@ func (*CopyNext) WireType() Type      { return TCopyNext }
 func (*CopyRange) WireType() Type     { return TCopyRange }
 func (*CopyGet) WireType() Type       { return TCopyGet }
 func (*CopyObj) WireType() Type       { return TCopyObj }
+func (*ScrubReq) WireType() Type      { return TScrubReq }
+func (*ScrubMap) WireType() Type      { return TScrubMap }
+func (*ObjFetch) WireType() Type      { return TObjFetch }
+func (*ObjFetched) WireType() Type    { return TObjFetched }
+func (*ObjMend) WireType() Type       { return TObjMend }
+func (*PGScrub) WireType() Type       { return TPGScrub }
+func (*PGScrubReply) WireType() Type  { return TPGScrubReply }
 func (*LeaseReq) WireType() Type      { return TLeaseReq }
 func (*LeaseGrant) WireType() Type    { return TLeaseGrant }
 func (*LeaseReleased) WireType() Type { return TLeaseReleased }

@@ -53,11 +53,13 @@ func root() *cobra.Command {
 		}
 	}
 	osd := osdCmd()
+	pg := monWords("pg", "Show and examine placement groups", pgWords)
+	pg.AddCommand(scrubCmds()...)
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
 	osd.AddCommand(osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())
-	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), monWords("pg", "Show placement groups", pgWords), monWords("pool", "Show and change pools", poolWords),
+	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), pg, monWords("pool", "Show and change pools", poolWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
 	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
 	group("check", "Check a file system, ours or another:", lockcertCmd())

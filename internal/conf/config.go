@@ -35,6 +35,7 @@ type Config struct {
 	OSDHeartbeat    time.Duration
 	DownGrace       time.Duration
 	DropGrace       time.Duration
+	ScrubEvery      time.Duration
 	OutAfter        time.Duration
 	BalanceEvery    time.Duration
 	MonElection     time.Duration

@@ -77,6 +77,8 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.DownGrace }},
 	{Name: "osd_drop_grace", Group: "Times", Unit: "s", Def: "2s", Min: "100ms", Max: "10m", Doc: "An OSD that is down for so long leaves the in-sync sets it is in; writes to these wait meanwhile. Longer: fewer copies after short restarts.",
 		field: func(c *Config) any { return &c.DropGrace }},
+	{Name: "scrub_every", Group: "Times", Unit: "s", Def: "168h", Min: "0s", Max: "8760h", Doc: "How often each PG's replicas are read and compared, about 40 MB/s of one PG at a time; damaged copies are replaced. 0: only when `pg deep-scrub` asks.",
+		field: func(c *Config) any { return &c.ScrubEvery }},
 	{Name: "osd_out_after", Group: "Times", Unit: "s", Def: "10m", Min: "1s", Max: "720h", Doc: "An OSD that is down for so long loses its share: its data is copied elsewhere.",
 		field: func(c *Config) any { return &c.OutAfter }},
 	{Name: "balance_every", Group: "Times", Unit: "s", Def: "30s", Min: "0s", Max: "24h", Doc: "How often a cluster at rest is looked at for OSDs that hold more than their share; up to four PGs move at a time. 0: never.",

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -414,6 +415,11 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 			f := &batch[i]
 			ev.Kind, ev.Tid, ev.Msg = osd.EvPeer, wire.Tid(f.Tid), f.Msg
 			if !h.osd {
+				if m, ok := f.Msg.(*wire.PGScrub); ok {
+					_ = c.Send(f.Tid, h.d.scrub(m))
+					h.d.touch(c)
+					continue
+				}
 				if _, ok := f.Msg.(*wire.OSDOp); !ok {
 					continue
 				}
@@ -430,6 +436,18 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 			h.d.core.Step(&ev)
 		}
 	})
+}
+
+// scrub begins one for a tool, or tells how it goes; called with mu held.
+func (d *Daemon) scrub(m *wire.PGScrub) *wire.PGScrubReply {
+	if !m.Look {
+		if err := d.core.Scrub(m.PG, m.Deep, m.Repair); err != nil {
+			return &wire.PGScrubReply{Errno: uint32(syscall.EAGAIN), Text: err.Error()}
+		}
+		d.log.Info().Stringer("pg", m.PG).Bool("deep", m.Deep).Bool("repair", m.Repair).Msg("scrub")
+	}
+	s := d.core.Scrubbed(m.PG)
+	return &wire.PGScrubReply{Deep: s.Deep, Running: s.Running, Objects: s.Objects, Bytes: s.Bytes, Skipped: s.Skipped, Bad: s.Bad, Differ: s.Differ, Mended: s.Mended, Unsure: s.Unsure}
 }
 
 // Closed implements msgr.Handler: ops not yet logged die with their connection.

@@ -1,0 +1,102 @@
+package osd
+
+import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// healing is a damaged object of the primary's own store, on its way to be replaced by a
+// member's copy. Ops on it wait; with nobody left to ask it is broken and reads are EIO.
+type healing struct {
+	asked []wire.OSDID // in this order, one at a time; the last one owes an answer
+	at    int64
+}
+
+// heal asks the next member for a good copy. Only committed state is asked for: then every
+// member has the same. False: nobody has one.
+func (p *pg) heal(name string) bool {
+	if p.broken[name] {
+		return false
+	}
+	h := p.healing[name]
+	if h != nil && len(h.asked) > 0 && p.o.now-h.at < 4*p.o.cfg.ResendNs {
+		return true // under way
+	}
+	if h == nil {
+		if p.healing == nil {
+			p.healing = map[string]*healing{}
+		}
+		h = &healing{}
+		p.healing[name] = h
+		p.o.stats.Damaged++
+	}
+	h.at = p.o.now
+	for _, q := range p.peers {
+		if !q.learner && !slices.Contains(h.asked, q.m.ID) {
+			h.asked = append(h.asked, q.m.ID)
+			p.o.send(q.m.ID, &wire.ObjFetch{PG: p.id, Interval: p.interval, Name: name})
+			return true
+		}
+	}
+	delete(p.healing, name)
+	if p.broken == nil {
+		p.broken = map[string]bool{}
+	}
+	p.broken[name] = true
+	return false
+}
+
+// healTick asks another member where one does not answer.
+func (p *pg) healTick() {
+	if len(p.healing) == 0 {
+		return
+	}
+	names := make([]string, 0, len(p.healing))
+	for n := range p.healing {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		p.heal(n)
+	}
+	p.runParked()
+}
+
+// onObjFetch (member) gives its copy.
+func (p *pg) onObjFetch(from wire.OSDID, m *wire.ObjFetch) {
+	if p.role != roleMember {
+		return
+	}
+	c, err := p.copyOf(m.Name)
+	if err != nil {
+		p.o.send(from, &wire.ObjFetched{PG: p.id, Interval: p.interval, Bad: true, Object: wire.ObjCopy{Name: m.Name}})
+		return
+	}
+	p.o.send(from, &wire.ObjFetched{PG: p.id, Interval: p.interval, Object: c}, c.Data)
+}
+
+// onObjFetched (primary) installs the copy if it is of the version that the damaged one has.
+func (p *pg) onObjFetched(m *wire.ObjFetched, data []byte) {
+	c := &m.Object
+	h := p.healing[c.Name]
+	if h == nil || uint64(len(data)) != c.DataLen() {
+		return
+	}
+	st, ok := p.o.store.Stat(p.id, c.Name)
+	switch {
+	case !ok || p.busy(c.Name):
+		// It was removed, or is being written: whoever waits tries again, and asks anew.
+		delete(p.healing, c.Name)
+	case m.Bad || c.Absent || c.Version != st.Version:
+		h.at = 0
+		p.heal(c.Name)
+	default:
+		c.Data = data
+		p.o.stats.Healed++
+		p.healed++
+		delete(p.healing, c.Name)
+		p.submit(&Txn{Objs: []ObjTxn{installTxn(c)}})
+	}
+	p.runParked()
+}
