@@ -41,7 +41,7 @@ real: build ## the long set: 2 GiB file, 100 000 names, git gc, every seeded bug
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan CAPSTAN_REAL=1 $(GO) test -timeout 60m -count=1 ./integration/...
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./wire ./msgr ./journal ./osd/... ./mds
+	$(GO) test -run '^$$' -bench . -benchmem ./wire ./msgr ./journal ./osd/... ./mds ./locker
 
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
@@ -57,5 +57,5 @@ diagrams docs: ## pages that come out of tables
 	$(GO) test ./locker ./internal/wrong -run 'Fresh|Docs|Diagram' -rewrite
 
 .PHONY: explore
-explore: ## every state of the larger lock worlds, with counts (about a minute)
-	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -run 'Explore|Crowd' ./locker
+explore: ## every state of all lock worlds, with counts: about half an hour on two cores, 3 GB
+	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -timeout 3h -parallel 2 -run 'Explore|Crowd' ./locker

@@ -3,6 +3,7 @@ package locker
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ type crowd struct {
 	reqs   []string // "rdlock a.iauth by=c1; xlock …": one request each
 	wishes []string // scene commands, each at most once at any time
 	pause  bool
+	fault  string
 }
 
 var crowds = []crowd{
@@ -50,11 +52,13 @@ type actor struct {
 	held    []bool
 	dead    []bool
 	wished  []bool
+	kept    map[int]*LockSet // fault: held outside of the request's set
 }
 
 func (c *crowd) begin() *actor {
 	a := &actor{stage: newStage(nil).(*stage), c: c, started: make([]bool, len(c.reqs)), held: make([]bool, len(c.reqs)),
-		dead: make([]bool, len(c.reqs)), wished: make([]bool, len(c.wishes))}
+		dead: make([]bool, len(c.reqs)), wished: make([]bool, len(c.wishes)), kept: map[int]*LockSet{}}
+	a.disorder = c.fault == "the lock order is ignored"
 	a.e.Trace = nil
 	a.e.Pause = c.pause
 	for _, g := range c.given {
@@ -105,6 +109,17 @@ func (a *actor) start(i int) {
 			set.add(l, map[string]Mode{"rdlock": Rd, "wrlock": Wr, "xlock": X}[f[0]])
 		}
 	}
+	if a.c.fault == "what is held out of order is kept" && len(set.items) > 1 {
+		last := set.items[len(set.items)-1]
+		kept := &LockSet{Owner: set.Owner}
+		kept.add(last.l, last.want)
+		if done, _ := kept.Acquire(a.e); done {
+			set.items = set.items[:len(set.items)-1]
+			a.kept[i] = kept
+		} else {
+			kept.Release(a.e)
+		}
+	}
 	a.acquire(set)
 	a.settle()
 }
@@ -152,7 +167,16 @@ func (a *actor) act(action string) {
 		a.start(i)
 	case "finish", "kill":
 		a.dead[i] = true
-		a.reqs[a.who(i)].Release(a.e)
+		set := a.reqs[a.who(i)]
+		l := set.WaitingOn()
+		reserved := a.c.fault == "a request dies and leaves its reservation" && l != nil && l.ext.hasX && l.ext.xlocker == set.Owner
+		set.Release(a.e)
+		if reserved {
+			l.ext.hasX, l.ext.xlocker = true, set.Owner
+		}
+		if kept := a.kept[i]; kept != nil {
+			kept.Release(a.e)
+		}
 		a.settle()
 	case "ack":
 		a.must(fmt.Sprintf("ack c%d", i))
@@ -230,34 +254,75 @@ func TestCrowd(t *testing.T) {
 	for _, c := range crowds {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			begun := time.Now()
-			seen := map[string]bool{}
-			queue := [][]string{nil}
-			moves := 0
-			for len(queue) > 0 && len(seen) < limit {
-				path := queue[0]
-				queue = queue[1:]
-				all, _ := c.at(path).actions()
-				for _, action := range all {
-					next := append(append([]string(nil), path...), action)
-					a := c.at(next)
-					moves++
-					if err := a.check(); err != nil {
-						t.Fatalf("%v\nafter %v", err, next)
-					}
-					if k := a.key(); !seen[k] {
-						seen[k] = true
-						queue = append(queue, next)
-						c.drain(t, next)
-					}
+			states, moves, complete, err := c.explore(limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d states, %d transitions, complete %v, %v", states, moves, complete, time.Since(begun).Round(time.Millisecond))
+		})
+	}
+}
+
+// explore visits the states of a crowd, at most limit, and lets everything end from each.
+func (c *crowd) explore(limit int) (states, moves int, complete bool, err error) {
+	seen := map[string]bool{}
+	queue := [][]string{nil}
+	for len(queue) > 0 && len(seen) < limit {
+		path := queue[0]
+		queue = queue[1:]
+		all, _ := c.at(path).actions()
+		for _, action := range all {
+			next := append(append([]string(nil), path...), action)
+			a := c.at(next)
+			moves++
+			if err := a.check(); err != nil {
+				return len(seen), moves, false, fmt.Errorf("%w\nafter %v", err, next)
+			}
+			if k := a.key(); !seen[k] {
+				seen[k] = true
+				queue = append(queue, next)
+				if err := c.drain(next); err != nil {
+					return len(seen), moves, false, err
 				}
 			}
-			t.Logf("%d states, %d transitions, complete %v, %v", len(seen), moves, len(queue) == 0, time.Since(begun).Round(time.Millisecond))
+		}
+	}
+	return len(seen), moves, len(queue) == 0, nil
+}
+
+// crowdFaults break rules that hold between several locks: each must be noticed.
+var crowdFaults = []struct {
+	fault, want, rule string
+	reqs              []string
+}{
+	{"the lock order is ignored", "deadlock", "O1: deadlock", opposite},
+	{"what is held out of order is kept", "deadlock", "O5: deadlock", opposite},
+	{"a request dies and leaves its reservation", "V1", "O5: V1, reserved for ever",
+		[]string{"wrlock d.ifile by=c1", "xlock d.ifile by=c2", "wrlock d.ifile by=c3"}},
+}
+
+var opposite = []string{"xlock a.iauth b.iauth by=c1", "xlock a.iauth b.iauth by=c2", "rdlock a.iauth b.iauth by=c3"}
+
+func TestCrowdFaultsAreCaught(t *testing.T) {
+	given := []string{"given a issued=(c8:pAs)", "given b issued=(c9:pAs)", "given d dir"}
+	for _, f := range crowdFaults {
+		t.Run(strings.ReplaceAll(f.fault, " ", "_"), func(t *testing.T) {
+			c := crowd{given: given, reqs: f.reqs, fault: f.fault}
+			states, _, _, err := c.explore(6000)
+			if err == nil || !strings.Contains(err.Error(), f.want) {
+				t.Fatalf("not caught by %q in %d states: %v", f.want, states, err)
+			}
+			t.Logf("after %d states: %v", states, err)
+			c.fault = ""
+			if _, _, _, err := c.explore(300); err != nil {
+				t.Fatalf("caught without the fault too: %v", err)
+			}
 		})
 	}
 }
 
 // drain lets holders finish and clients answer until nothing is left to do.
-func (c *crowd) drain(t *testing.T, path []string) {
+func (c *crowd) drain(path []string) error {
 	a := c.at(path)
 	for n := 0; ; n++ {
 		all, progress := a.actions()
@@ -265,22 +330,23 @@ func (c *crowd) drain(t *testing.T, path []string) {
 			break
 		}
 		if n > 100 {
-			t.Fatalf("no end after %v", path)
+			return fmt.Errorf("no end after %v", path)
 		}
 		a.act(all[n%progress])
 	}
 	for i := range c.reqs {
 		if a.started[i] && !a.dead[i] {
-			t.Fatalf("deadlock: %s waits for %v\nafter %v", a.who(i), a.reqs[a.who(i)].WaitingOn().Describe(), path)
+			return fmt.Errorf("deadlock: %s waits for %v\nafter %v", a.who(i), a.reqs[a.who(i)].WaitingOn().Describe(), path)
 		}
 	}
 	for _, n := range a.names {
 		for i := range a.objects[n].locks {
 			if l := &a.objects[n].locks[i]; !l.Steady() {
-				t.Fatalf("V1: %v\nafter %v", l.Describe(), path)
+				return fmt.Errorf("V1: %v\nafter %v", l.Describe(), path)
 			}
 		}
 	}
+	return nil
 }
 
 // A stream of readers cannot starve a writer, nor writers a reader (O10): whoever waits sees
@@ -326,12 +392,23 @@ func TestBoundedBypass(t *testing.T) {
 	}
 }
 
+// reportMoves adds what the engine did: transitions per second, allocations per transition.
+func reportMoves(b *testing.B, e *Engine, run func()) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for b.Loop() {
+		run()
+	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(e.Moves)/b.Elapsed().Seconds(), "transitions/s")
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(e.Moves), "allocs/transition")
+}
+
 func BenchmarkUncontendedSetattr(b *testing.B) {
 	e := New(&testHost{})
 	in := newObject(1, FileTypes...)
 	s := &LockSet{Owner: Owner{3, 1}}
-	b.ReportAllocs()
-	for b.Loop() {
+	reportMoves(b, e, func() {
 		s.Begin()
 		s.X(&in.locks[2])
 		if done, _ := s.Acquire(e); !done {
@@ -339,8 +416,7 @@ func BenchmarkUncontendedSetattr(b *testing.B) {
 		}
 		s.Release(e)
 		e.Settle()
-	}
-	b.ReportMetric(float64(e.Moves)/b.Elapsed().Seconds(), "moves/s")
+	})
 }
 
 // BenchmarkRecallRound is a setattr that takes As back from two clients and gives it again.
@@ -350,8 +426,7 @@ func BenchmarkRecallRound(b *testing.B) {
 	in := newObject(1, FileTypes...)
 	in.clients = []ClientCaps{{1, caps.AllShared, 0}, {2, caps.AllShared, 0}}
 	s := &LockSet{Owner: Owner{3, 1}}
-	b.ReportAllocs()
-	for b.Loop() {
+	reportMoves(b, e, func() {
 		s.Begin()
 		s.X(&in.locks[2])
 		s.Acquire(e)
@@ -365,5 +440,5 @@ func BenchmarkRecallRound(b *testing.B) {
 		e.Settle()
 		in.clients[0].Issued, in.clients[1].Issued = caps.AllShared, caps.AllShared
 		h.woken, h.reissued = h.woken[:0], h.reissued[:0]
-	}
+	})
 }

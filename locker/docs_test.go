@@ -52,8 +52,7 @@ Generated from the tables in the text of locker/ by ` + "`make diagrams`" + `; d
 Each part of an inode or dentry has a lock, each lock a class, each class a table. A state is
 steady, or in transit between two steady ones (` + "`sync>lock`" + `), which it leaves when nobody holds
 anything any more that its goal forbids. ` + "`capstan locks --tables`" + ` prints the same tables;
-` + "`--json`" + ` gives them in a stable format: ` + "`{version, locks, classes: [{name, rows}], policies, messages}`" + `,
-one field per column below, "-" for none, fields only ever added.
+` + "`--json`" + ` gives them in a stable format (below).
 
 Reading a row: *any* is every rank, *auth* the authoritative one, *sole* auth for the loner's own
 requests, *holder* auth for the xlock holder's. Cap letters are totals per audience: all clients, the
@@ -97,7 +96,54 @@ func renderPage(d Dump) string {
 	}
 	pagePolicy(&b, d)
 	pageMessages(&b, d)
+	more, err := os.ReadFile("testdata/locks_page.md")
+	if err != nil {
+		panic(err)
+	}
+	b.WriteString(strings.NewReplacer("{{explored}}", pageExplored(), "{{faults}}", pageFaults()).Replace(string(more)))
 	return b.String()
+}
+
+// pageExplored lists the explored worlds with their counts, which TestExplore holds true.
+func pageExplored() string {
+	var b strings.Builder
+	b.WriteString("| | world | states | transitions | reference |\n|---|---|---:|---:|---:|\n")
+	for i := range configs {
+		c := &configs[i]
+		mark, states, moves, ref := "", "not counted", "", ""
+		if c.short {
+			mark = "●"
+		}
+		if c.states != 0 {
+			states, moves = thousands(c.states), thousands(c.moves)
+		}
+		if c.reference != 0 {
+			ref = thousands(c.reference)
+		}
+		fmt.Fprintf(&b, "| %s | %v | %s | %s | %s |\n", mark, c, states, moves, ref)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + " " + s[i:]
+	}
+	return s
+}
+
+// pageFaults lists what is seeded and the rule that catches it.
+func pageFaults() string {
+	var b strings.Builder
+	b.WriteString("| fault | lock | caught by |\n|---|---|---|\n")
+	for _, f := range faults {
+		fmt.Fprintf(&b, "| %s | %v | %s |\n", f.name, f.typ, f.want)
+	}
+	for _, f := range crowdFaults {
+		fmt.Fprintf(&b, "| %s | several | %s |\n", f.fault, f.rule)
+	}
+	return strings.TrimRight(b.String(), "\n")
 }
 
 func pagePermissions(b *strings.Builder, c DumpClass) {

@@ -19,12 +19,25 @@ type stage struct {
 	reqs    map[string]*LockSet
 	wakes   []*LockSet
 	out     []string
+
+	disorder bool // fault: every other request sorts its objects the other way (O1)
+	backward bool // it is the turn of such a one
 }
 
 type sceneObject struct {
 	testObject
 	name    string
 	pending map[uint64]caps.Bits
+	stage   *stage
+}
+
+// Key is what O1 sorts by.
+func (o *sceneObject) Key() Key {
+	k := o.key
+	if o.stage.backward {
+		k.Ino = 100 - k.Ino
+	}
+	return k
 }
 
 // IdealLoner is 4.6 without its clock: the only client that wants to read or write; of a
@@ -122,7 +135,10 @@ func (s *stage) settle() {
 }
 
 func (s *stage) acquire(w *LockSet) {
-	if done, on := w.Acquire(s.e); done {
+	s.backward = s.disorder && w.Owner.Req%2 == 0
+	done, on := w.Acquire(s.e)
+	s.backward = false
+	if done {
 		s.say("%v holds everything", w.User)
 	} else {
 		by := on.Awaits()
@@ -219,7 +235,7 @@ func (s *stage) do(c scene.Command) error {
 func (s *stage) given(c scene.Command) error {
 	name := c.Args[0]
 	ts := FileTypes
-	o := &sceneObject{name: name, pending: map[uint64]caps.Bits{}}
+	o := &sceneObject{name: name, stage: s, pending: map[uint64]caps.Bits{}}
 	o.key = Key{Ino: wire.Ino(len(s.names) + 1)}
 	if c.Has("dir") {
 		ts = DirTypes

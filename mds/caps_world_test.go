@@ -30,6 +30,17 @@ type capWorld struct {
 	log     strings.Builder
 	tick    int64
 	state   clustermap.RankState
+
+	slowDisk bool // journal writes end when asked to (one), everything else by itself
+	spy      spy
+}
+
+// spy hears what passes between the rank and the world; nil functions hear nothing.
+type spy struct {
+	toClient, fromClient func(c *capClient, tid wire.Tid, m wire.Message)
+	lost                 func(c *capClient, m wire.Message) // it is deaf
+	journal              func(off journal.Pos, n int, done bool)
+	fenced               func(inst wire.Instance, e wire.Epoch)
 }
 
 // pendingWork is one thing under way; those of one lane keep their order.
@@ -87,6 +98,9 @@ type capClient struct {
 	recon   *wire.Reconnected
 	want    map[wire.Ino]caps.Bits
 	acks    int
+
+	lastRevoked uint32 // seq of the last lease revoke
+	renames     bool   // it is the one that renames in this scene
 }
 
 type clientCap struct {
@@ -122,7 +136,13 @@ func (w *capWorld) step(ev Event) {
 	eff := w.r.Step(ev)
 	for _, jw := range eff.Journal {
 		off, b := jw.Off, append([]byte(nil), jw.Bytes...)
+		if w.spy.journal != nil {
+			w.spy.journal(off, len(b), false)
+		}
 		w.later("journal", func() {
+			if w.spy.journal != nil {
+				w.spy.journal(off, len(b), true)
+			}
 			at := 0
 			for _, p := range journal.Pieces(off, len(b)) {
 				o := w.obj(wire.ObjectID{Pool: 1, Name: journal.ObjectName("journal.0", p.Index)})
@@ -164,8 +184,15 @@ func (w *capWorld) step(ev Event) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if c := w.clients[s.To]; c != nil && !c.deaf {
-			w.later("to "+c.name, func() { c.receive(wire.Tid(s.Tid), m) })
+		if c := w.clients[s.To]; c != nil && c.deaf && w.spy.lost != nil {
+			w.spy.lost(c, m)
+		} else if c != nil && !c.deaf {
+			w.later("to "+c.name, func() {
+				if w.spy.toClient != nil {
+					w.spy.toClient(c, wire.Tid(s.Tid), m)
+				}
+				c.receive(wire.Tid(s.Tid), m)
+			})
 		}
 	}
 	if !w.hold {
@@ -183,7 +210,14 @@ func (w *capWorld) run() {
 		if n > 200000 {
 			w.t.Fatalf("no rest:\n%s", w.log.String())
 		}
-		w.one(func(int) int { return 0 })
+		next := 0
+		for w.slowDisk && next < len(w.pending) && w.pending[next].lane == "journal" {
+			next++
+		}
+		if next == len(w.pending) {
+			break
+		}
+		w.one(func(int) int { return next })
 	}
 	w.hold = false
 }
@@ -213,6 +247,9 @@ func (w *capWorld) fence(inst wire.Instance) {
 	w.epoch++
 	w.fenced[inst] = w.epoch
 	w.logf("mon: %s fenced in epoch %d", w.nameOf(inst), w.epoch)
+	if w.spy.fenced != nil {
+		w.spy.fenced(inst, w.epoch)
+	}
 	w.step(Event{Kind: Blocklisted, Instance: inst, Epoch: w.epoch})
 }
 
@@ -343,6 +380,9 @@ func (c *capClient) send(tid wire.Tid, m wire.Message) {
 		c.w.t.Fatal(err)
 	}
 	deliver := func() {
+		if c.w.spy.fromClient != nil {
+			c.w.spy.fromClient(c, tid, m2)
+		}
 		c.w.step(Event{Kind: FromSession, Session: c.key, Tid: uint64(tid), Msg: m2, Instance: c.inst})
 	}
 	if c.w.hold {
@@ -474,6 +514,7 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 	case *wire.LeaseRevoke:
 		delete(c.lease, fmt.Sprintf("%d/%s", m.Dir, m.Name))
 		c.logf("lease of %s revoked", m.Name)
+		c.lastRevoked = m.Seq
 		if !c.mute {
 			c.send(0, &wire.LeaseAck{Dir: m.Dir, Name: m.Name, Seq: m.Seq})
 		}
