@@ -58,4 +58,4 @@ diagrams docs: ## pages that come out of tables
 
 .PHONY: explore
 explore: ## every state of all lock worlds, with counts: about half an hour on two cores, 3 GB
-	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -timeout 3h -parallel 2 -run 'Explore|Crowd' ./locker
+	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -timeout 3h -parallel 2 -run 'Explore|Crowd|Ranks' ./locker
