@@ -63,7 +63,8 @@ type Inode struct {
 	writes    uint64 // counts changes of the content, from 1
 	told      told   // what the kernel was shown last
 
-	locks []wire.FileLock // granted
+	locks    []wire.FileLock // granted
+	locksVer uint64          // counts changes of locks
 
 	dir *dirState
 

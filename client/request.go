@@ -16,9 +16,11 @@ type call struct {
 	in    *Inode // of the reply's Target, with a reference for the waiter
 	err   error
 	done  chan struct{}
-	sent  int64 // validity of the session when it was sent: bounds the lease it earns
-	gone  bool  // the waiter has left
-	undo  bool  // a lock's waiter that a signal ended: the rank is told to take it back
+	sent  int64           // validity of the session when it was sent: bounds the lease it earns
+	gone  bool            // the waiter has left
+	undo  bool            // a lock's waiter that a signal ended: the rank is told to take it back
+	lost  []wire.FileLock // what the record of a lock's owner lost when it was sent: see Inode.weaken
+	vers  uint64          // … and the state of the record then
 }
 
 // kept is one entry of the session's one tid order: a mutating request or a cap flush.
@@ -143,6 +145,8 @@ func (c *Client) handle(m wire.Message) {
 		c.onRenewAck(m)
 	case *wire.Recall:
 		c.onRecall(m)
+	case *wire.LockQueued:
+		c.onLockQueued(m)
 	case *wire.SessionOpened:
 		c.onOpened(m)
 	case *wire.Reconnected:
@@ -197,6 +201,9 @@ func (c *Client) onReply(m *wire.Reply) {
 	}
 	cl.reply = m
 	c.applyReply(cl)
+	if cl.req.Op == wire.OpSetlk {
+		c.lockReplied(cl)
+	}
 	if cl.gone {
 		c.doneWith(cl)
 		c.undoLock(cl)
@@ -284,9 +291,9 @@ func (c *Client) resendUnanswered(fl wire.ReqFlags) {
 	for _, tid := range c.readTids() {
 		cl := c.reads[tid]
 		if cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry {
-			// It was declared as a waiter; the rank answers its tid.
+			// It was declared as a waiter; the rank answers its tid. One that was interrupted was not.
 			if cl.undo {
-				c.cancelLock(cl)
+				c.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
 			}
 			continue
 		}

@@ -356,6 +356,7 @@ func (c *Client) startAnew() {
 		if len(in.locks) > 0 {
 			in.lostGen = c.gen
 			in.locks = nil
+			in.locksVer++
 		}
 		in.voidShared(true)
 		in.cap = capRec{}
@@ -425,7 +426,7 @@ func (c *Client) sendReconnect() {
 		}
 	}
 	for _, tid := range c.readTids() {
-		if r := c.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait {
+		if r := c.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait && !c.reads[tid].undo {
 			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid})
 			cut()
 		}

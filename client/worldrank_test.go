@@ -287,7 +287,17 @@ func (r *rank) reconnect(m *wire.Reconnect) {
 			what = "waits for, as " + tid(l.Tid) + ","
 			r.asked = append(r.asked, &wire.Request{Tid: l.Tid, Op: wire.OpSetlk, Ino: l.Ino, Lock: l.Lock})
 		}
-		r.w.say("declares that owner %d %s %s", l.Lock.Owner, what, r.w.name(l.Ino))
+		more := ""
+		if l.Lock.Start != 0 || l.Lock.End != EndOfFile {
+			more += fmt.Sprintf(" %d-%d", l.Lock.Start, l.Lock.End)
+		}
+		if l.Lock.Type == wire.LockRead {
+			more += " shared"
+		}
+		if l.Waiting && l.Lock.Ticket != 0 {
+			more += fmt.Sprintf(" with ticket %d", l.Lock.Ticket)
+		}
+		r.w.say("declares that owner %d %s %s%s", l.Lock.Owner, what, r.w.name(l.Ino), more)
 	}
 	if m.Last {
 		r.w.say("declares no more, oldest %s", tid(m.Oldest))
@@ -424,6 +434,10 @@ func (r *rank) command(cmd scene.Command, arg func(int) string, num func(string,
 		r.nodes[ino(1)].id = 0
 	case "safe":
 		r.tell(&wire.Safe{Tid: wire.Tid(num("to", 0))})
+	case "queues": // the oldest of the locks that wait
+		q := r.take(wire.OpSetlk)
+		r.asked = append([]*wire.Request{q}, r.asked...)
+		r.tell(&wire.LockQueued{Tid: q.Tid, Ticket: num("ticket", 0)})
 	case "recalls":
 		r.tell(&wire.Recall{Max: uint32(num("max", 0))})
 	case "takes-lease":

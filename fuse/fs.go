@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"strconv"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -185,6 +186,12 @@ func fit(val, dest []byte) (uint32, fuse.Status) {
 }
 
 func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	if name == ticketXattr {
+		if t := fs.ticketOf(fs.ino(h.NodeId), h.Pid); t != 0 {
+			return fit(strconv.AppendUint(nil, t, 10), dest)
+		}
+		return 0, fuse.ENODATA
+	}
 	k := fs.caller(cancel, h)
 	v, err := fs.c.Getxattr(&k, fs.ino(h.NodeId), name)
 	if err != nil {
@@ -381,11 +388,6 @@ func (fs *fileSystem) CopyFileRange(<-chan struct{}, *fuse.CopyFileRangeIn) (uin
 	return 0, fuse.Status(syscall.EOPNOTSUPP)
 }
 
-// Ioctl: there are none.
-func (fs *fileSystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(syscall.ENOTTY)
-}
-
 // ---- locks -----------------------------------------------------------------------------
 
 func lockOf(in *fuse.LkIn) (l wire.FileLock, st fuse.Status) {
@@ -450,7 +452,11 @@ func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fu
 	}
 	l.Wait = wait && l.Type != wire.LockUnlock
 	k := fs.caller(cancel, &in.InHeader)
-	if !l.Flock && l.Type != wire.LockUnlock {
+	switch {
+	case l.Type == wire.LockUnlock:
+	case l.Flock:
+		h.flocked(l.Owner)
+	default:
 		h.took(l.Owner)
 	}
 	return status(fs.c.Setlk(&k, h.f, l))

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/wire"
 )
 
 // handle is one open file of the kernel.
@@ -11,6 +12,7 @@ type handle struct {
 	f *client.File
 
 	mu     sync.Mutex
+	flock  uint64          // owner of its flock; 0: none was taken
 	owners map[uint64]bool // of range locks taken through it; true: was seen in a FLUSH (B8)
 }
 
@@ -66,6 +68,25 @@ func (h *handle) took(owner uint64) {
 	if !h.owners[owner] {
 		h.owners[owner] = false
 	}
+}
+
+// flocked notes the owner of the open file's flock.
+func (h *handle) flocked(owner uint64) {
+	h.mu.Lock()
+	h.flock = owner
+	h.mu.Unlock()
+}
+
+// owns reports whether l belongs to the open file, as far as is known: it is its flock, or a
+// range lock taken through it by an owner that is no process.
+func (h *handle) owns(l *wire.FileLock) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l.Flock {
+		return h.flock == l.Owner
+	}
+	posix, ours := h.owners[l.Owner]
+	return ours && !posix
 }
 
 // flushed notes an owner seen in a FLUSH: a process's file table, hence a POSIX owner.

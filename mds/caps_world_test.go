@@ -78,6 +78,7 @@ type testObj struct {
 
 // capClient is a client that answers by itself unless told to be mute.
 type capClient struct {
+	queued  map[wire.Tid]uint64 // places of waiting file locks
 	w       *capWorld
 	name    string
 	key     SessionKey
@@ -360,7 +361,7 @@ func (w *capWorld) do(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 func (w *capWorld) client(name string) *capClient {
 	key := SessionKey(len(w.order) + 1)
 	c := &capClient{w: w, name: name, key: key, inst: wire.Instance{Kind: wire.KindClient, Num: uint32(key), Nonce: uint64(key)},
-		caps: map[wire.Ino]*clientCap{}, reply: map[wire.Tid]*wire.Reply{}, lease: map[string]uint32{}, dirty: map[wire.Ino]*wire.CapUpdate{}, want: map[wire.Ino]caps.Bits{}}
+		caps: map[wire.Ino]*clientCap{}, reply: map[wire.Tid]*wire.Reply{}, queued: map[wire.Tid]uint64{}, lease: map[string]uint32{}, dirty: map[wire.Ino]*wire.CapUpdate{}, want: map[wire.Ino]caps.Bits{}}
 	w.clients[key] = c
 	w.order = append(w.order, c)
 	c.send(1, &wire.SessionOpen{Instance: c.inst, Host: name})
@@ -532,6 +533,8 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 		c.gone = "closed"
 	case *wire.Reconnected:
 		c.recon = m
+	case *wire.LockQueued:
+		c.queued[m.Tid] = m.Ticket
 	case *wire.Recall:
 		c.logf("recall to %d", m.Max)
 	default:

@@ -28,7 +28,6 @@ type clients struct {
 	owing     []*session // in order of owedAt: with a watermark that waits for a reply to ride on
 
 	flocks    *filelock.Graph
-	ticket    uint64
 	lockFiles []*inode            // those with a table of file locks
 	flocking  map[uint64]*request // parked Setlk by the handle that filelock knows
 	probing   int                 // size probes under way
@@ -45,14 +44,15 @@ type clients struct {
 
 // sessionLive is what a session keeps of its client's life (4.7).
 type sessionLive struct {
-	lastRenew int64     // when the last renewal came (monotonic ns)
-	leases    leaseList // every dentry lease, oldest first
-	asked     int       // caps asked back by the last RECALL
-	recalled  int       // those of them not released yet
-	goodbye   string    // why it is evicted
-	last      bool      // reconnect: it has said everything
-	parts     int       // reconnect: inodes that are still being opened
-	claims    []wire.ReconnectLock
+	lastRenew int64               // when the last renewal came (monotonic ns)
+	leases    leaseList           // every dentry lease, oldest first
+	asked     int                 // caps asked back by the last RECALL
+	recalled  int                 // those of them not released yet
+	goodbye   string              // why it is evicted
+	last      bool                // reconnect: it has said everything
+	parts     int                 // reconnect: inodes that are still being opened
+	claims    []lockClaim         // reconnect: file locks, until active
+	refused   int64               // stale: when a file lock of it was first in the way of one who would not wait; 0: not yet
 	unplaced  []wire.ReconnectCap // of inodes that are not there, until clientreplay has ended
 }
 
@@ -85,6 +85,7 @@ func (r *Rank) removeSession(s *session) {
 	if r.sessions[s.key] == s {
 		delete(r.sessions, s.key)
 	}
+	r.dropClaims(s, func(*lockClaim) bool { return true })
 	if i := slices.Index(r.order, s); i >= 0 {
 		r.order = slices.Delete(r.order, i, i+1)
 	}

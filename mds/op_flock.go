@@ -2,6 +2,7 @@ package mds
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/mds/filelock"
@@ -39,15 +40,17 @@ var opSetlk = opDesc{
 			r.newLockTable(in)
 		}
 		if q.Lock.Type == wire.LockUnlock {
-			r.grantFileLocks(in, fs.locks.Unlock(q.Lock, q.sess.client()), 0)
+			woken, full := fs.locks.Unlock(q.Lock, q.sess.client())
+			if full {
+				return eNOLCK
+			}
+			r.grantFileLocks(in, woken, 0)
 			r.reply(q, &wire.Reply{Tid: q.Tid})
 			r.tidyFileLocks(in)
 			return ok
 		}
-		r.ticket++
 		id := q.set.Owner.Req
-		out, woken := fs.locks.Lock(q.Lock, q.sess.client(), id, r.ticket)
-		ticket := r.ticket
+		out, ticket, woken := fs.locks.Lock(q.Lock, q.sess.client(), id)
 		r.grantFileLocks(in, woken, 0)
 		switch out {
 		case filelock.Granted:
@@ -57,15 +60,18 @@ var opSetlk = opDesc{
 			r.reply(q, &wire.Reply{Tid: q.Tid, Lock: lock})
 			return ok
 		case filelock.Conflict:
+			r.refusedFileLock(in, q)
 			r.tidyFileLocks(in)
 			return eAGAIN
+		case filelock.Full:
+			r.tidyFileLocks(in)
+			return eNOLCK
 		case filelock.Deadlock:
 			r.tidyFileLocks(in)
 			return eDEADLK
 		}
-		// The inode stays while its table has entries (capsHeld), so no pin is needed.
-		r.flocking[id] = q
-		return r.parkFree(q, "a file lock is held by others")
+		r.send(q.sess, 0, 0, &wire.LockQueued{Tid: q.Tid, Ticket: ticket})
+		return r.awaitFileLock(q, id)
 	},
 }
 
@@ -85,12 +91,61 @@ var opGetlk = opDesc{
 		rep := &wire.Reply{Tid: q.Tid}
 		if fs := q.in.file; fs != nil && fs.locks != nil {
 			if h, found := fs.locks.Test(q.Lock, q.sess.client()); found {
-				rep.Lock = wire.FileLock{Type: h.Type, Flock: q.Lock.Flock, Owner: h.Owner.Token, PID: h.PID, Start: h.Start, End: h.End}
+				rep.Lock = wire.FileLock{Type: h.Type, Flock: q.Lock.Flock, Owner: h.Owner.Token, Start: h.Start, End: h.End}
+				if r.sameHost(q.sess, h.Owner.Client) {
+					rep.Lock.PID = h.PID // of another host's it would name a process that is not meant
+				}
 			}
 		}
 		r.reply(q, rep)
 		return ok
 	},
+}
+
+// awaitFileLock parks q, which the table has queued. The inode stays while its table has
+// entries (capsHeld), so no pin is needed.
+func (r *Rank) awaitFileLock(q *request, id uint64) errno {
+	r.flocking[id] = q
+	q.since = r.now
+	r.nextSession = soonest(r.nextSession, r.now+r.deadline()) // who is in its way may be silent: see wantedSince
+	return r.parkFree(q, "a file lock is held by others")
+}
+
+// sameHost reports whether a process id of the other client's host means something to s.
+func (r *Rank) sameHost(s *session, client uint64) bool {
+	o := r.sessionOf(client)
+	if o == nil {
+		return false
+	}
+	a, _, _ := strings.Cut(s.host, ":")
+	b, _, _ := strings.Cut(o.host, ":")
+	return a == b
+}
+
+// refusedFileLock notes that a lock of a stale session was in somebody's way who would not
+// wait: who asks again and again waits too.
+func (r *Rank) refusedFileLock(in *inode, q *request) {
+	in.file.locks.Holders(q.Lock, q.sess.client(), func(client uint64) {
+		if s := r.sessions[SessionKey(client)]; s != nil && s.state == sessStale && s.live.refused == 0 {
+			s.live.refused = r.now
+			r.nextSession = soonest(r.nextSession, r.now+r.deadline())
+		}
+	})
+}
+
+// wantedSince is when the first of those began to wait for whom a file lock of s is in the
+// way; 0: nobody. It decides when a stale session must go (4.7): one in whose way it is
+// waits no longer than R, or V where that ends later.
+func (r *Rank) wantedSince(s *session) int64 {
+	since := s.live.refused
+	for _, in := range r.lockFiles {
+		in.file.locks.Blocked(s.client(), func(w *filelock.Waiter) {
+			if q := r.flocking[w.Req]; q != nil && q.sess != s {
+				since = soonest(since, max(q.since, 1))
+			}
+		})
+	}
+	return since
 }
 
 // grantFileLocks answers the requests whose turn has come. after is the end of a dead
@@ -113,10 +168,11 @@ func (r *Rank) grantFileLocks(in *inode, woken []filelock.Waiter, after journal.
 func (r *Rank) tidyFileLocks(in *inode) {
 	if in.file != nil && in.file.locks != nil && in.file.locks.Empty() {
 		in.file.locks = nil
-		if i := slices.Index(r.lockFiles, in); i >= 0 {
-			last := len(r.lockFiles) - 1
-			r.lockFiles[i], r.lockFiles[last] = r.lockFiles[last], nil
-			r.lockFiles = r.lockFiles[:last]
+		i, last := in.file.lockAt, len(r.lockFiles)-1
+		r.lockFiles[i], r.lockFiles[last] = r.lockFiles[last], nil
+		r.lockFiles = r.lockFiles[:last]
+		if i < last {
+			r.lockFiles[i].file.lockAt = i
 		}
 		r.used(in)
 		r.noteStray(in)
@@ -124,15 +180,17 @@ func (r *Rank) tidyFileLocks(in *inode) {
 }
 
 func (r *Rank) newLockTable(in *inode) {
-	in.file.locks = r.flocks.NewTable()
+	in.file.locks, in.file.lockAt = r.flocks.NewTable(), len(r.lockFiles)
 	r.lockFiles = append(r.lockFiles, in)
 }
 
-// onLockCancel takes a waiting request back, or undoes the grant that crossed the cancel.
+// onLockCancel takes a waiting request back. One that was answered is over: to undo a grant
+// that crossed the cancel would also take what its owner had there before (a read lock that was
+// to become a write lock), so the client takes it as granted, or gives it back itself.
 func (r *Rank) onLockCancel(s *session, m *wire.LockCancel) {
 	if r.replay != nil { // it has not begun yet
 		r.replay.held = slices.DeleteFunc(r.replay.held, func(h heldMsg) bool { return h.s == s && r.cancelled(s, m, h.m) })
-		s.live.claims = slices.DeleteFunc(s.live.claims, func(c wire.ReconnectLock) bool {
+		r.dropClaims(s, func(c *lockClaim) bool {
 			return c.Waiting && r.cancelled(s, m, &wire.Request{Op: wire.OpSetlk, Tid: c.Tid})
 		})
 	}
@@ -151,12 +209,6 @@ func (r *Rank) onLockCancel(s *session, m *wire.LockCancel) {
 		}
 		return
 	}
-	in := r.inodes[m.Ino]
-	if in == nil || in.file == nil || in.file.locks == nil {
-		return
-	}
-	r.grantFileLocks(in, in.file.locks.Unlock(m.Lock, s.client()), 0)
-	r.tidyFileLocks(in)
 }
 
 // cancelled reports whether q is what m takes back, and answers it then.

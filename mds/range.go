@@ -19,6 +19,7 @@ type fileState struct {
 	lonerAt  int64         // when the ideal loner changes by time, 0: it does not
 	probing  bool          // R1: the size is being recovered
 	locks    *flockTable
+	lockAt   int // place in Rank.lockFiles, while there are locks
 }
 
 func (in *inode) fileState() *fileState {

@@ -28,6 +28,7 @@ type Config struct {
 	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
 	MaxInodes    int // cache bound; 0: 200 000
+	MaxFileLocks int // file locks held and awaited by one client; beyond it ENOLCK; 0: 100 000
 	SegmentBytes int // 0: 2 MiB
 	MaxSegments  int // 0: 8
 	LogLevel     LogLevel
@@ -47,6 +48,9 @@ func (c *Config) fill() {
 	}
 	if c.MaxInodes == 0 {
 		c.MaxInodes = 200_000
+	}
+	if c.MaxFileLocks == 0 {
+		c.MaxFileLocks = 100_000
 	}
 	if c.SegmentBytes == 0 {
 		c.SegmentBytes = 2 << 20

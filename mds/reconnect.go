@@ -1,12 +1,10 @@
 package mds
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/clustermap"
-	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/locker"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -65,9 +63,9 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 	}
 	s.live.lastRenew, r.lastAnswer = r.now, r.now
 	s.announce(m.Oldest)
-	s.live.claims = append(s.live.claims, m.Locks...)
 	s.live.last = s.live.last || m.Last
 	s.live.parts++
+	r.claimLocks(s, m.Locks)
 	for i := range m.Caps {
 		c := m.Caps[i]
 		s.live.parts++
@@ -249,7 +247,6 @@ func (r *Rank) maybeReconnected() {
 		}
 		r.send(s, 0, 0, &wire.Reconnected{Known: true, RankInstance: r.cfg.Instance, Barrier: r.barrier})
 	}
-	r.reclaimLocks()
 	for _, ino := range r.sortedInos() {
 		if in := r.inodes[ino]; len(in.rec.Ranges) > 0 && in.home != nil {
 			r.recoverUnknown(in)
@@ -308,57 +305,6 @@ func (r *Rank) chooseRows() {
 		r.engine.Reissue(in)
 	}
 	r.reclaimed = nil
-}
-
-// reclaimLocks rebuilds the file locks by ticket. New tickets are higher: their upper half is
-// the epoch of this start.
-func (r *Rank) reclaimLocks() {
-	var files []*inode
-	for _, s := range r.order {
-		for _, c := range s.live.claims {
-			in := r.inodes[c.Ino]
-			if in == nil || in.stub || s.state != sessOpen {
-				continue
-			}
-			fs := in.fileState()
-			if fs.locks == nil {
-				r.newLockTable(in)
-				files = append(files, in)
-			}
-			if c.Waiting || r.cfg.Wrong.Has(wrong.LockLostOnRestart) {
-				continue // requeueLocks
-			}
-			if err := fs.locks.Redeclare(c.Lock, s.client()); err != nil {
-				r.logf(LogError, "session %v, %v: %v", s.instance, c.Ino, err)
-			}
-			r.ticket = max(r.ticket, c.Lock.Ticket)
-		}
-	}
-	r.flocks.Thaw()
-	for _, in := range files {
-		r.grantFileLocks(in, in.file.locks.Settle(), 0)
-		r.tidyFileLocks(in)
-	}
-}
-
-// requeueLocks queues who waited for a file lock again, before anything new: clients do not
-// resend such a request, they have declared it.
-func (r *Rank) requeueLocks() {
-	order := r.order
-	if r.cfg.Wrong.Has(wrong.QueueLostOnRestart) {
-		order = slices.Clone(order)
-		slices.Reverse(order)
-	}
-	for _, s := range order {
-		claims := s.live.claims
-		s.live.claims = nil
-		slices.SortStableFunc(claims, func(a, b wire.ReconnectLock) int { return cmp.Compare(a.Tid, b.Tid) })
-		for _, c := range claims {
-			if c.Waiting && s.alive() && !r.cfg.Wrong.Has(wrong.WaiterLostOnRestart) {
-				r.request(s, &wire.Request{Tid: c.Tid, Op: wire.OpSetlk, Ino: c.Ino, Lock: c.Lock, Oldest: s.oldest})
-			}
-		}
-	}
 }
 
 // inQuiet holds a change back while silent sessions of before may still cache what it would

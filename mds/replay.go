@@ -464,7 +464,7 @@ func (r *Rank) goActive() {
 	r.expire.due = true
 	r.dropUnplaced()
 	r.reissueAll()
-	r.requeueLocks()
+	r.reclaimLocks()
 	for _, h := range held {
 		if h.s.alive() {
 			r.request(h.s, h.m)

@@ -35,6 +35,7 @@ const (
 	eRANGE       errno = 34
 	eDEADLK      errno = 35
 	eNAMETOOLONG errno = 36
+	eNOLCK       errno = 37
 	eNOSYS       errno = 38
 	eNOTEMPTY    errno = 39
 	eNODATA      errno = 61
@@ -109,6 +110,7 @@ type request struct {
 	sought wire.Ino    // the number that is looked for in the index
 	misses int         // … how often in vain
 	pos    journal.Pos // its entry
+	since  int64       // when it was queued for a file lock
 
 	pinnedIn [6]*inode
 	pinnedDn [8]*dentry
@@ -149,6 +151,13 @@ const maxDone = 150_000
 // execute makes a request of m and runs it. replay: it belongs to clientreplay.
 func (r *Rank) execute(s *session, m *wire.Request, replay bool) *request {
 	r.releaseInline(s, m.Release)
+	q := r.newRequest(s, m, replay)
+	r.run(q)
+	return q
+}
+
+// newRequest is m on its way, not run yet.
+func (r *Rank) newRequest(s *session, m *wire.Request, replay bool) *request {
 	var q *request
 	if n := len(r.freeReqs); n > 0 {
 		q = r.freeReqs[n-1]
@@ -161,7 +170,6 @@ func (r *Rank) execute(s *session, m *wire.Request, replay bool) *request {
 	q.set.Owner = locker.Owner{Client: uint64(s.key), Req: r.reqSeq}
 	q.set.User = q
 	q.began = max(r.now, 1)
-	r.run(q)
 	return q
 }
 

@@ -13,8 +13,7 @@ import (
 func (r *Rank) initCaps() {
 	r.busy = map[*caps.Record]wire.PGID{}
 	r.flocking = map[uint64]*request{}
-	r.flocks = filelock.NewGraph(r.cfg.Wrong)
-	r.ticket = uint64(r.cfg.Epoch) << 40
+	r.flocks = filelock.NewGraph(r.cfg.Epoch, r.cfg.MaxFileLocks, r.cfg.Wrong)
 	r.capID = uint64(r.cfg.Epoch) << 40 // a message that names a cap of another life must not fit one of ours (Q-d)
 }
 
@@ -124,6 +123,7 @@ func (r *Rank) onRenew(s *session, m *wire.Renew) {
 		return
 	}
 	s.state = sessOpen
+	s.live.refused = 0
 	ack.Stale = true
 	r.send(s, 0, 0, ack)
 	for rec := s.caps.First(); rec != nil; rec = rec.Next() {
@@ -194,16 +194,12 @@ func (r *Rank) tickSessions() {
 			due := s.live.lastRenew + r.staleAfter()
 			if due <= r.now {
 				r.becomeStale(s)
-				due = s.live.lastRenew + r.autoclose()
-			}
-			next = soonest(next, due)
-		case sessStale:
-			due := s.live.lastRenew + r.autoclose()
-			if due <= r.now {
-				r.evict(s, "it was not heard of for long")
+				next = soonest(next, r.tickStale(s))
 				continue
 			}
 			next = soonest(next, due)
+		case sessStale:
+			next = soonest(next, r.tickStale(s))
 		}
 	}
 	next = soonest(next, r.climb())
@@ -213,6 +209,25 @@ func (r *Rank) tickSessions() {
 	next = soonest(next, r.tickRecall())
 	next = soonest(next, r.endQuiet())
 	r.nextSession = next
+}
+
+// tickStale evicts a silent session when nothing was heard of it for long, or when somebody
+// has waited R for one of its file locks: only its fence frees them.
+func (r *Rank) tickStale(s *session) (next int64) {
+	due := s.live.lastRenew + r.autoclose()
+	if due <= r.now {
+		r.evict(s, "it was not heard of for long")
+		return 0
+	}
+	since := r.wantedSince(s)
+	if since == 0 {
+		return due
+	}
+	if since+r.deadline() <= r.now {
+		r.evict(s, "it is silent and others wait for its file locks")
+		return 0
+	}
+	return min(due, since+r.deadline())
 }
 
 // sessionTick is when tickSessions has something to do, as far as is known: what a step adds

@@ -2,6 +2,7 @@ package mds
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/capstan-fs/capstan/caps"
@@ -25,6 +26,19 @@ func (w *capWorld) crash(epoch wire.Epoch) {
 	w.boot(false, epoch)
 }
 
+// runButJournal ends everything that is under way but journal writes.
+func (w *capWorld) runButJournal() {
+	for range 1000 {
+		at := slices.IndexFunc(w.pending, func(p pendingWork) bool { return p.lane != "journal" })
+		if at < 0 {
+			return
+		}
+		fn := w.pending[at].fn
+		w.pending = append(w.pending[:at:at], w.pending[at+1:]...)
+		fn()
+	}
+}
+
 // A flush that gave w up with it was applied but not journaled when the rank died. Resent, it
 // is applied although the client has no w any more, before anybody is shown the size.
 func TestResentFlushOfAWriterThatGaveUp(t *testing.T) {
@@ -38,21 +52,7 @@ func TestResentFlushOfAWriterThatGaveUp(t *testing.T) {
 	flush := *c1.dirty[ino]
 	tid := c2.request(wire.Request{Op: wire.OpOpen, Ino: ino, Want: wR | caps.FileShared})
 	c1.want[ino] = wR
-	for n := 0; len(w.pending) > 0 && n < 1000; n++ { // everything but the journal
-		at := -1
-		for i := range w.pending {
-			if w.pending[i].lane != "journal" {
-				at = i
-				break
-			}
-		}
-		if at < 0 {
-			break
-		}
-		fn := w.pending[at].fn
-		w.pending = append(w.pending[:at:at], w.pending[at+1:]...)
-		fn()
-	}
+	w.runButJournal()
 	if c2.reply[tid] != nil && c2.reply[tid].Target.Valid&wire.MaskFile != 0 {
 		t.Fatal("c2 saw a size that is not durable")
 	}

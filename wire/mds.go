@@ -25,6 +25,7 @@ const (
 	TReconnect
 	TReconnected
 	TEvicted
+	TLockQueued
 )
 
 func init() {
@@ -48,6 +49,7 @@ func init() {
 	Register[Reconnect]()
 	Register[Reconnected]()
 	Register[Evicted]()
+	Register[LockQueued]()
 }
 
 // ---- session ---------------------------------------------------------------------------
@@ -456,11 +458,19 @@ type FileLock struct {
 	Start    uint64
 	End      uint64 // inclusive; 1<<63-1: to the end of the file
 	Wait     bool
-	Ticket   uint64 // set by the rank on grants; by the client when it re-declares
+	Ticket   uint64 // set by the rank on grants; by the client when it re-declares: of a waiter, its LockQueued's, 0 when that did not come
 }
 
-// LockCancel takes a waiting OpSetlk back: the rank answers it EINTR, or, when it was just
-// granted, undoes the grant.
+// LockQueued tells a client that its OpSetlk waits, and the place of the waiter among those of
+// all clients: it re-declares it with this ticket.
+type LockQueued struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Tid      Tid
+	Ticket   uint64
+}
+
+// LockCancel takes a waiting OpSetlk back: the rank answers it EINTR. One that was answered
+// already is not touched: the answer holds.
 type LockCancel struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	Tid      Tid
@@ -532,3 +542,4 @@ func (*LockCancel) WireType() Type    { return TLockCancel }
 func (*Reconnect) WireType() Type     { return TReconnect }
 func (*Reconnected) WireType() Type   { return TReconnected }
 func (*Evicted) WireType() Type       { return TEvicted }
+func (*LockQueued) WireType() Type    { return TLockQueued }

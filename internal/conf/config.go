@@ -29,6 +29,7 @@ type Config struct {
 
 	SessionValidity time.Duration // V
 	RevokeDeadline  time.Duration // R
+	MaxFileLocks    int           // of one client
 	BeaconInterval  time.Duration
 	OSDLease        time.Duration // L
 	ReplGrace       time.Duration

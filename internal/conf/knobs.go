@@ -35,6 +35,8 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.OSDListen }},
 	{Name: "mds_listen", Group: "Daemons", Def: "127.0.0.1:0", Doc: "Where the MDS listens.",
 		field: func(c *Config) any { return &c.MDSListen }},
+	{Name: "mds_max_file_locks", Group: "Daemons", Unit: "locks", Def: "100000", Min: "10", Max: "10000000", Doc: "File locks (ranges held and requests that wait) of one client; beyond it ENOLCK.",
+		field: func(c *Config) any { return &c.MaxFileLocks }},
 
 	{Name: "mons", Group: "Cluster", Unit: "daemons", Def: "1", Min: "1", Max: "7", Doc: "Monitors of a cluster made by `dev up`: an odd number. Three bear the loss of one, five of two.",
 		field: func(c *Config) any { return &c.Mons }},

@@ -3,73 +3,156 @@ package filelock
 import (
 	"slices"
 
+	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/internal/wrong"
+	"github.com/capstan-fs/capstan/wire"
 )
 
-// Graph joins the tables of a rank: who waits where. It answers whether a new waiter would
-// close a circle of waiting (fcntl only: EDEADLK).
+// Graph joins the tables of a rank: who waits where, how much each client has, and the
+// counter of tickets. It answers whether a new waiter would close a circle of waiting (fcntl
+// only: EDEADLK).
 type Graph struct {
-	waits  map[Owner][]*Table // an entry per waiter
+	waits  map[Owner][]place
+	has    map[Owner]int  // fcntl ranges held and waited for
+	count  map[uint64]int // ranges held and waiters, by client
+	limit  int            // of count; 0: none
+	ticket uint64         // the last one given out
+	last   uint64         // the highest there is
 	frozen bool
 	wrong  wrong.Set // seeded bugs: see wrong.go
 }
 
-// NewGraph is an empty graph, with seeded bugs in a cluster that is to have them.
-func NewGraph(bugs wrong.Set) *Graph { return &Graph{waits: map[Owner][]*Table{}, wrong: bugs} }
+// place is where a waiter is.
+type place struct {
+	s      *space
+	ticket uint64
+}
+
+// ticketBits is how many tickets one incarnation of a rank has.
+const ticketBits = 40
+
+// NewGraph is an empty graph whose tickets are above every one of an earlier epoch: the upper
+// bits are the epoch of the map that made this rank's incarnation, which only rises and is
+// durable at the monitors. So tickets rise over failovers without a journal write. limit is
+// how many ranges and waiters one client may have, 0 for any number. bugs are seeded bugs in a
+// cluster that is to have them.
+func NewGraph(epoch wire.Epoch, limit int, bugs wrong.Set) *Graph {
+	base := uint64(epoch) << ticketBits
+	return &Graph{waits: map[Owner][]place{}, has: map[Owner]int{}, count: map[uint64]int{}, limit: limit, ticket: base, last: base + 1<<ticketBits - 1, wrong: bugs}
+}
+
+// draw is the next ticket. After 2^40 (a year of 30 000 a second) the rank must start anew.
+func (g *Graph) draw() uint64 {
+	must.Holdf(g.ticket < g.last, "filelock: ticket %d is the last one of this epoch", g.ticket)
+	g.ticket++
+	return g.ticket
+}
 
 // NewTable is an empty table that belongs to the graph.
 func (g *Graph) NewTable() *Table {
 	t := &Table{g: g}
-	t.spaces[0].wrong, t.spaces[1].wrong, t.spaces[1].flock = g.wrong, g.wrong, true
+	t.spaces[0].g, t.spaces[1].g, t.spaces[1].flock = g, g, true
 	return t
 }
 
-func (g *Graph) add(o Owner, t *Table) { g.waits[o] = append(g.waits[o], t) }
+// full reports whether the client has as much as it may.
+func (g *Graph) full(client uint64) bool { return g.limit > 0 && g.count[client] >= g.limit }
 
-func (g *Graph) remove(o Owner, t *Table) {
-	l := g.waits[o]
-	if i := slices.Index(l, t); i >= 0 {
-		l = slices.Delete(l, i, i+1)
-	}
-	if len(l) == 0 {
-		delete(g.waits, o)
+// counted notes that an owner has n ranges or waiters more.
+func (g *Graph) counted(o Owner, flock bool, n int) {
+	if c := g.count[o.Client] + n; c != 0 {
+		g.count[o.Client] = c
 	} else {
-		g.waits[o] = l
+		delete(g.count, o.Client)
 	}
+	if flock {
+		return
+	}
+	if c := g.has[o] + n; c != 0 {
+		g.has[o] = c
+	} else {
+		delete(g.has, o)
+	}
+}
+
+func (g *Graph) add(s *space, w *Waiter) {
+	g.waits[w.Owner] = append(g.waits[w.Owner], place{s, w.Ticket})
+	g.counted(w.Owner, s.flock, 1)
+}
+
+func (g *Graph) remove(s *space, w *Waiter) {
+	l := g.waits[w.Owner]
+	i := slices.Index(l, place{s, w.Ticket})
+	must.Holdf(i >= 0, "filelock: %v waits and the graph does not know it", w.Held)
+	g.counted(w.Owner, s.flock, -1)
+	if len(l) == 1 {
+		delete(g.waits, w.Owner)
+		return
+	}
+	g.waits[w.Owner] = slices.Delete(l, i, i+1)
+}
+
+// search is one look for a circle.
+type search struct {
+	want  Owner
+	found bool
+	seen  map[Owner]bool
+	todo  []Owner
+	asked map[*space][]asked
+}
+
+// asked is a request whose obstacles have been visited: those of a narrower one that was
+// queued before it are among them.
+type asked struct {
+	at         int
+	start, end uint64
+}
+
+func (f *search) visit(o Owner) bool {
+	if o == f.want {
+		f.found = true
+		return true
+	}
+	if !f.seen[o] {
+		f.seen[o] = true
+		f.todo = append(f.todo, o)
+	}
+	return false
+}
+
+// from visits whoever is in the way of h, which is queued at place n of s.
+func (f *search) from(s *space, h *Held, n int) {
+	for _, a := range f.asked[s] {
+		if n <= a.at && a.start <= h.Start && h.End <= a.end {
+			return
+		}
+	}
+	// Not the first one, in whose way its own owner is not: that is who is looked for.
+	if h.Owner != f.want && h.Type == wire.LockWrite && !s.covered(h) {
+		f.asked[s] = append(f.asked[s], asked{n, h.Start, h.End})
+	}
+	s.inTheWay(h, n, f.visit)
 }
 
 // deadlock searches from the owners that w would wait for, over what those wait for, of any
 // length and over any files, for w's own owner.
-func (g *Graph) deadlock(t *Table, s *space, w *Waiter) bool {
-	if g.wrong.Has(wrong.NoDeadlock) {
-		return false
+func (g *Graph) deadlock(s *space, w *Waiter) bool {
+	if g.wrong.Has(wrong.NoDeadlock) || g.has[w.Owner] == 0 {
+		return false // nobody waits for an owner that has nothing
 	}
-	seen := map[Owner]bool{}
-	var todo []Owner
-	found := false
-	visit := func(o Owner) bool {
-		if o == w.Owner {
-			found = true
-			return true
-		}
-		if !seen[o] {
-			seen[o] = true
-			todo = append(todo, o)
-		}
-		return false
-	}
-	s.inTheWay(&w.Held, len(s.wait), visit)
-	for len(todo) > 0 && !found {
-		o := todo[0]
-		todo = todo[1:]
+	f := search{want: w.Owner, seen: map[Owner]bool{}, asked: map[*space][]asked{}}
+	f.from(s, &w.Held, len(s.wait))
+	for len(f.todo) > 0 && !f.found {
+		// Who was queued last comes first: what the others of the queue wait for is then asked already.
+		o := f.todo[len(f.todo)-1]
+		f.todo = f.todo[:len(f.todo)-1]
 		for _, at := range g.waits[o] {
-			ps := at.space(false)
-			for i := range ps.wait {
-				if ps.wait[i].Owner == o {
-					ps.inTheWay(&ps.wait[i].Held, i, visit)
-				}
+			if at.s.flock || f.found {
+				continue
 			}
+			i := at.s.find(at.ticket)
+			f.from(at.s, &at.s.wait[i].Held, i)
 		}
 	}
-	return found
+	return f.found
 }

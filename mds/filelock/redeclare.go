@@ -2,7 +2,6 @@ package filelock
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -15,11 +14,28 @@ func (g *Graph) Freeze() { g.frozen = true }
 func (g *Graph) Thaw() { g.frozen = false }
 
 // Settle grants whoever can be served, after Thaw.
-func (t *Table) Settle() []Waiter { return append(t.wake(&t.spaces[0]), t.wake(&t.spaces[1])...) }
+func (t *Table) Settle() []Waiter { return append(t.spaces[0].wake(), t.spaces[1].wake()...) }
+
+// believable reports what is wrong with a declaration. A ticket of this incarnation cannot be
+// of another one's lock.
+func (g *Graph) believable(l *wire.FileLock) error {
+	switch {
+	case l.Type != wire.LockRead && l.Type != wire.LockWrite:
+		return fmt.Errorf("filelock: re-declared lock of type %d", l.Type)
+	case !l.Flock && l.Start > l.End:
+		return fmt.Errorf("filelock: re-declared range %d-%d", l.Start, l.End)
+	case l.Ticket > g.last-(1<<ticketBits-1):
+		return fmt.Errorf("filelock: re-declared ticket %d is of no earlier epoch", l.Ticket)
+	}
+	return nil
+}
 
 // Redeclare puts a grant back that its owner had under an earlier rank. Two declarations
 // that clash cannot both be true: the one that came second is refused.
 func (t *Table) Redeclare(l wire.FileLock, client uint64) error {
+	if err := t.g.believable(&l); err != nil {
+		return err
+	}
 	s := t.space(l.Flock)
 	h := heldOf(l, client)
 	for i := range s.held {
@@ -27,32 +43,20 @@ func (t *Table) Redeclare(l wire.FileLock, client uint64) error {
 			return fmt.Errorf("filelock: re-declared %v clashes with %v", h, s.held[i])
 		}
 	}
-	s.carve(h.Owner, h.Start, h.End)
-	s.insert(h)
+	s.put(h)
 	return nil
 }
 
 // RedeclareWaiter puts a waiter back at the place of its ticket.
 func (t *Table) RedeclareWaiter(l wire.FileLock, client, req uint64) error {
+	if err := t.g.believable(&l); err != nil {
+		return err
+	}
 	s := t.space(l.Flock)
 	w := Waiter{Held: heldOf(l, client), Req: req}
-	if slices.ContainsFunc(s.wait, func(o Waiter) bool { return o.Ticket == w.Ticket }) {
+	if i := s.find(w.Ticket); i < len(s.wait) && s.wait[i].Ticket == w.Ticket {
 		return fmt.Errorf("filelock: ticket %d re-declared twice", w.Ticket)
 	}
-	t.enqueue(s, w)
+	s.enqueue(w)
 	return nil
-}
-
-// MaxTicket is the highest ticket in the table: the counter must go on above it.
-func (t *Table) MaxTicket() uint64 {
-	var m uint64
-	for i := range t.spaces {
-		for _, h := range t.spaces[i].held {
-			m = max(m, h.Ticket)
-		}
-		for _, w := range t.spaces[i].wait {
-			m = max(m, w.Ticket)
-		}
-	}
-	return m
 }

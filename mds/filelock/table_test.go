@@ -26,16 +26,14 @@ func fl(owner uint64, ty wire.LockType, wait bool) wire.FileLock {
 // story drives one or more tables and writes down what happens.
 type story struct {
 	*testing.T
-	g      *Graph
-	ticket uint64
-	req    uint64
+	g   *Graph
+	req uint64
 }
 
 func (s *story) lock(t *Table, client uint64, l wire.FileLock, want string) {
 	s.Helper()
-	s.ticket++
 	s.req++
-	out, woken := t.Lock(l, client, s.req, s.ticket)
+	out, _, woken := t.Lock(l, client, s.req)
 	s.is(t, out.String()+names(woken), want)
 }
 
@@ -57,8 +55,15 @@ func names(ws []Waiter) string {
 	return b.String()
 }
 
+func unlocked(woken []Waiter, full bool) []Waiter {
+	if full {
+		panic("ENOLCK")
+	}
+	return woken
+}
+
 func newStory(t *testing.T) (*story, *Table) {
-	g := NewGraph(0)
+	g := NewGraph(1, 0, 0)
 	return &story{T: t, g: g}, g.NewTable()
 }
 
@@ -69,9 +74,9 @@ func TestWaitersAreServedInTicketOrder(t *testing.T) {
 	s.lock(f, 3, lk(1, wr, 0, 9, true), "queued")
 	s.lock(f, 4, lk(1, rd, 0, 9, true), "queued")    // compatible with 2, but behind 3
 	s.lock(f, 5, lk(1, rd, 20, 29, true), "granted") // in nobody's way
-	s.is(f, names(f.Unlock(lk(1, 0, 0, 9, false), 1)), " +r2")
-	s.is(f, names(f.Unlock(lk(1, 0, 0, 9, false), 2)), " +r3")
-	s.is(f, names(f.Unlock(lk(1, 0, 0, EOF, false), 3)), " +r4")
+	s.is(f, names(unlocked(f.Unlock(lk(1, 0, 0, 9, false), 1))), " +r2")
+	s.is(f, names(unlocked(f.Unlock(lk(1, 0, 0, 9, false), 2))), " +r3")
+	s.is(f, names(unlocked(f.Unlock(lk(1, 0, 0, EOF, false), 3))), " +r4")
 }
 
 func TestARequestDoesNotOvertakeAWaiter(t *testing.T) {
@@ -126,7 +131,7 @@ func TestFlockIsItsOwnNameSpace(t *testing.T) {
 	// Both want to write: the first gives its lock up and waits, the second is alone then.
 	s.lock(f, 2, fl(7, wr, true), "queued")
 	s.lock(f, 3, fl(8, wr, true), "granted")
-	s.is(f, names(f.Unlock(fl(8, 0, false), 3)), " +r6")
+	s.is(f, names(unlocked(f.Unlock(fl(8, 0, false), 3))), " +r6")
 }
 
 func TestCloseDropsOneOwner(t *testing.T) {
@@ -163,7 +168,7 @@ func TestDeadlockOverSeveralFiles(t *testing.T) {
 	s.lock(a, 3, lk(2, wr, 0, 0, true), "queued") // another owner of client 3: no circle
 	s.lock(a, 3, lk(1, wr, 0, 0, true), "deadlock")
 	s.lock(a, 3, lk(1, wr, 0, 0, false), "conflict")
-	s.is(b, names(b.Unlock(lk(1, 0, 0, 0, false), 2)), " +r4")
+	s.is(b, names(unlocked(b.Unlock(lk(1, 0, 0, 0, false), 2))), " +r4")
 	s.lock(a, 3, lk(1, wr, 0, 0, true), "queued") // 1 runs now, and 3/2 waits for it alone
 }
 
@@ -185,9 +190,6 @@ func TestRedeclareRebuildsTheQueueByTicket(t *testing.T) {
 	}
 	if w, _ := f.DropClient(1); len(w) != 0 {
 		t.Fatal("granted while frozen")
-	}
-	if f.MaxTicket() != 12 {
-		t.Fatal(f.MaxTicket())
 	}
 	s.g.Thaw()
 	s.is(f, names(f.Settle()), " +r21")
@@ -249,7 +251,7 @@ again:
 
 func TestAgainstANaiveModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := NewGraph(0)
+		g := NewGraph(1, 0, 0)
 		f := g.NewTable()
 		m := &model{}
 		for i := range m.bytes {
@@ -271,7 +273,7 @@ func TestAgainstANaiveModel(t *testing.T) {
 				ty := rapid.SampledFrom([]wire.LockType{rd, wr}).Draw(t, "type")
 				wait := rapid.Bool().Draw(t, "wait")
 				h := Held{Owner: o, Type: ty, Start: a, End: b, Ticket: ticket}
-				out, woken := f.Lock(lk(o.Token, ty, a, b, wait), o.Client, ticket, ticket)
+				out, _, woken := f.Lock(lk(o.Token, ty, a, b, wait), o.Client, ticket)
 				if !m.blocked(&h, len(m.wait)) {
 					m.put(h)
 					if out != Granted {
@@ -290,7 +292,7 @@ func TestAgainstANaiveModel(t *testing.T) {
 				}
 			case 5, 6, 7:
 				m.put(Held{Owner: o, Start: a, End: b})
-				same("unlock", f.Unlock(lk(o.Token, 0, a, b, false), o.Client), m.wake())
+				same("unlock", unlocked(f.Unlock(lk(o.Token, 0, a, b, false), o.Client)), m.wake())
 			case 8:
 				if len(m.wait) == 0 {
 					continue

@@ -9,39 +9,37 @@ import (
 
 // clash is clash of a and b, or what a seeded bug makes of it.
 func (s *space) clash(a, b *Held) bool {
-	if s.wrong == 0 {
+	if s.g.wrong == 0 {
 		return clash(a, b)
 	}
 	other := a.Owner.Client != b.Owner.Client
 	both := func(ty wire.LockType) bool { return a.Type == ty && b.Type == ty }
 	switch {
-	case s.wrong.Has(wrong.FlockLocal) && s.flock && other,
-		s.wrong.Has(wrong.FcntlLocal) && !s.flock && other,
-		s.wrong.Has(wrong.TwoWriters) && both(wire.LockWrite) && other,
-		s.wrong.Has(wrong.RangeEdge) && (a.Start == b.End || b.Start == a.End):
+	case s.g.wrong.Has(wrong.FlockLocal) && s.flock && other,
+		s.g.wrong.Has(wrong.FcntlLocal) && !s.flock && other,
+		s.g.wrong.Has(wrong.TwoWriters) && both(wire.LockWrite) && other,
+		s.g.wrong.Has(wrong.RangeEdge) && (a.Start == b.End || b.Start == a.End):
 		return false
-	case s.wrong.Has(wrong.ReadersExclude) && both(wire.LockRead):
+	case s.g.wrong.Has(wrong.ReadersExclude) && both(wire.LockRead):
 		return a.Owner != b.Owner && overlap(a, b)
 	}
 	return clash(a, b)
 }
 
 // wakeWrongly is wake: from the end of the queue, or for one waiter.
-func (t *Table) wakeWrongly(s *space) (woken []Waiter) {
+func (s *space) wakeWrongly() (woken []Waiter) {
 	for moved := true; moved; {
 		moved = false
 		for n := range s.wait {
 			i, before := n, n
-			if s.wrong.Has(wrong.UnfairQueue) {
+			if s.g.wrong.Has(wrong.UnfairQueue) {
 				i, before = len(s.wait)-1-n, 0
 			}
 			if !s.free(&s.wait[i].Held, before) {
 				continue
 			}
-			w := t.dequeue(s, i)
-			s.put(w.Held)
-			woken = append(woken, w)
-			moved = !s.wrong.Has(wrong.WakeOne)
+			woken = append(woken, s.grant(i))
+			moved = !s.g.wrong.Has(wrong.WakeOne)
 			break
 		}
 	}

@@ -31,14 +31,15 @@ type Config struct {
 	MonAddrs []string
 	Cluster  wire.UUID // zero: whatever the monitors say
 
-	Validity   time.Duration // V; 0: 15 s
-	Revoke     time.Duration // R; 0: 10 s
-	Beacon     time.Duration // 0: 1 s; the rank lease G is three of them
-	MaxInodes  int
-	ObjectSize uint32 // of new files; 0: 4 MiB
-	Wrong      wrong.Set
-	Slow       time.Duration // operations that take longer are logged and kept; 0: none
-	Log        zerolog.Logger
+	Validity     time.Duration // V; 0: 15 s
+	Revoke       time.Duration // R; 0: 10 s
+	MaxFileLocks int           // held and awaited by one client; 0: 100 000
+	Beacon       time.Duration // 0: 1 s; the rank lease G is three of them
+	MaxInodes    int
+	ObjectSize   uint32 // of new files; 0: 4 MiB
+	Wrong        wrong.Set
+	Slow         time.Duration // operations that take longer are logged and kept; 0: none
+	Log          zerolog.Logger
 }
 
 // ErrReplaced ends a daemon whose rank was given to another one.
