@@ -83,6 +83,8 @@ type InodeInfo struct {
 	Loner uint64     `json:"loner,omitempty"`
 	Caps  []CapInfo  `json:"caps"`
 	Locks []LockInfo `json:"locks,omitempty"`
+
+	FileLocks []FileLockInfo `json:"file_locks,omitempty"`
 }
 
 // LockInfo is one lock of it. For names in words what Awaits names by session key.
@@ -166,6 +168,7 @@ func (r *Rank) DumpLocks(name string) (*InodeInfo, error) {
 	for i := range in.locks {
 		out.Locks = append(out.Locks, r.lockInfo(&in.locks[i]))
 	}
+	out.FileLocks = r.fileLocks(in)
 	return out, nil
 }
 

@@ -27,7 +27,7 @@ type Held struct {
 }
 
 func (h Held) String() string {
-	return fmt.Sprintf("%v %s %d-%d", h.Owner, typeName(h.Type), h.Start, h.End)
+	return fmt.Sprintf("%v %s %d-%d", h.Owner, TypeName(h.Type), h.Start, h.End)
 }
 
 // Waiter is a request that is queued. Req is the caller's handle for it.
@@ -36,7 +36,8 @@ type Waiter struct {
 	Req uint64
 }
 
-func typeName(t wire.LockType) string { return [...]string{"none", "read", "write"}[t] }
+// TypeName is read or write.
+func TypeName(t wire.LockType) string { return [...]string{"none", "read", "write"}[t] }
 
 // Outcome of Lock.
 type Outcome uint8
