@@ -227,6 +227,7 @@ func (p *postgres) check(acked int) {
 // together with the daemons and the mount that keep its files, recovered by its own log. In the
 // long form also crashes of one of the two alone: the daemons' it must not notice.
 func TestPgbench(t *testing.T) {
+	t.Parallel()
 	p := needPostgres(t)
 	// After the crash of everything the rank waits for the mount that will not come back.
 	c := harness.Up(t, harness.Limit(15*time.Minute), harness.Args("--session-validity", "3s"))
@@ -247,7 +248,7 @@ func TestPgbench(t *testing.T) {
 	}()
 	accounts, more := 2000, 50
 	if long() {
-		accounts, more = 100_000, 2000
+		accounts, more = 100_000, 300
 	}
 	p.fill(accounts)
 	step("fill")
@@ -257,17 +258,17 @@ func TestPgbench(t *testing.T) {
 		t.Helper()
 		done := make(chan int)
 		go func() { done <- p.bench(d, fails) }()
-		within(t, 30, "transactions run", func() bool { return p.rows() >= acked+more })
+		within(t, 120, "transactions run", func() bool { return p.rows() >= acked+more })
 		do()
 		n := <-done
 		t.Logf("%d transactions acknowledged", n)
 		acked += n
 	}
 	if long() {
-		during(40*time.Second, true, func() { p.crash()() })
+		during(2*time.Minute, true, func() { p.crash()() })
 		p.start()
 		p.check(acked)
-		during(40*time.Second, false, func() {
+		during(time.Minute, false, func() {
 			for _, daemon := range []string{"mds.a", "osd.0", "mon.a"} {
 				c.Kill(daemon)
 				c.Start()
@@ -275,7 +276,7 @@ func TestPgbench(t *testing.T) {
 		})
 		p.check(acked)
 	}
-	during(60*time.Second, true, func() {
+	during(2*time.Minute, true, func() {
 		gone := p.crash()
 		c.KillMounts()
 		c.Kill()
