@@ -64,51 +64,54 @@ func ticketOf(t *testing.T, f *os.File) uint64 {
 }
 
 // kill -9 of the rank with 30 waiters on three mounts, queued in turn: the successor serves
-// them in the order in which they came, and tickets go on rising.
+// them in the order in which they came. They are processes: a signal of Go's own scheduler
+// would send a thread to the end of the queue.
 func TestLockQueueOutlivesTheRank(t *testing.T) {
 	harness.NeedMount(t)
+	bin, err := exec.LookPath("flock")
+	if err != nil {
+		t.Skip("needs flock(1)")
+	}
 	c := harness.Up(t, harness.Args("--osds", "1"))
 	mnts := []string{c.Mount(), c.Mount(), c.Mount()}
-	must(t, os.WriteFile(filepath.Join(mnts[0], "f"), nil, 0o644))
-	first := make(chan *os.File, 1)
-	flock(t, filepath.Join(mnts[2], "f"), first)
-	holder := <-first
+	path := filepath.Join(mnts[0], "f")
+	must(t, os.WriteFile(path, nil, 0o644))
+	holder, err := os.Open(filepath.Join(mnts[2], "f"))
+	must(t, err)
+	defer holder.Close()
+	must(t, unix.Flock(int(holder.Fd()), unix.LOCK_EX))
+	served := filepath.Join(t.TempDir(), "served")
 	const n = 30
-	won := make([]chan *os.File, n)
-	for i := range won {
-		won[i] = make(chan *os.File, 1)
-		flock(t, filepath.Join(mnts[i%3], "f"), won[i])
-		within(t, 20, "a waiter is queued", func() bool { _, w := fileLocks(t, c, filepath.Join(mnts[0], "f")); return len(w) == i+1 })
+	var want strings.Builder
+	var cmds []*exec.Cmd
+	for i := range n {
+		cmd := exec.Command(bin, filepath.Join(mnts[i%3], "f"), "sh", "-c", fmt.Sprintf("echo %d >>%s", i, served))
+		must(t, cmd.Start())
+		cmds = append(cmds, cmd)
+		fmt.Fprintln(&want, i)
+		within(t, 20, "a waiter is queued", func() bool { _, w := fileLocks(t, c, path); return len(w) == i+1 })
 	}
-	_, before := fileLocks(t, c, filepath.Join(mnts[0], "f"))
+	_, before := fileLocks(t, c, path)
 	c.Kill("mds.a")
 	c.Start()
-	last := ticketOf(t, holder)
-	for i := range won {
-		if i == 0 {
-			_, after := fileLocks(t, c, filepath.Join(mnts[0], "f"))
-			if fmt.Sprint(before) != fmt.Sprint(after) {
-				t.Fatalf("the queue was\n%v\nand is\n%v", before, after)
-			}
-		}
-		must(t, holder.Close())
-		select {
-		case holder = <-won[i]:
-		case <-time.After(30 * time.Second):
-			t.Fatalf("waiter %d is not served: %s", i, c.Why())
-		}
-		for j := i + 1; j < n; j++ {
-			if len(won[j]) > 0 {
-				t.Fatalf("waiter %d is served before %d", j, i+1)
-			}
-		}
-		now := ticketOf(t, holder)
-		if now <= last {
-			t.Fatalf("ticket %d after %d", now, last)
-		}
-		last = now
+	within(t, 30, "the queue is what it was", func() bool { _, after := fileLocks(t, c, path); return fmt.Sprint(before) == fmt.Sprint(after) })
+	if b, _ := os.ReadFile(served); len(b) > 0 {
+		t.Fatalf("served beside the holder: %s", b)
 	}
-	holder.Close()
+	old := ticketOf(t, holder)
+	must(t, unix.Flock(int(holder.Fd()), unix.LOCK_UN))
+	for _, cmd := range cmds {
+		must(t, cmd.Wait())
+	}
+	b, err := os.ReadFile(served)
+	must(t, err)
+	if string(b) != want.String() {
+		t.Fatalf("served in the order %q", strings.Fields(string(b)))
+	}
+	must(t, unix.Flock(int(holder.Fd()), unix.LOCK_EX))
+	if now := ticketOf(t, holder); now <= old {
+		t.Fatalf("ticket %d after %d", now, old)
+	}
 }
 
 // A stopped mount that holds a lock is fenced for those who wait, within V or R, whichever is
