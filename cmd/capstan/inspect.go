@@ -77,51 +77,27 @@ func (w *where) ofInode(cmd *cobra.Command, what, arg string) error {
 
 func whyCmd() *cobra.Command {
 	var w where
-	cmd := &cobra.Command{Use: "why [PATH|INO]", Short: "Show what waits in the rank, and for whom", Args: cobra.MaximumNArgs(1), Long: "Lists every request that waits and every answer that is due, with whom it waits for. With an argument, only what\nconcerns that inode. " + pathHelp,
+	cmd := &cobra.Command{Use: "why [PATH|INO|PID|CLIENT:TID]", Short: "Show what waits, and for whom: from the process down to the owner of the wait", Args: cobra.MaximumNArgs(1),
+		Long: "Follows a wait from a process blocked in a mount over the request, the lock, the client that must give something back, or the\n" +
+			"placement group, down to whoever it is that everybody waits for, with since when, until when, and what helps.\n" +
+			"Without an argument, everything that waits. A decimal number is a process if there is one; CLIENT:TID is a request as `why` prints it.\n" + pathHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var ino []string
+			what := ""
 			if len(args) == 1 {
-				i, err := cluster.InodeOf(args[0])
-				if err != nil {
-					return err
-				}
-				ino = []string{i}
+				what = args[0]
 			}
-			v, err := w.rank(cmd, "why", ino...)
+			c, err := cluster.Why(cmd.Context(), w.find(), what)
 			if err != nil {
 				return err
 			}
 			if w.json {
-				return printJSON(cmd, v)
+				return printJSON(cmd, c)
 			}
-			return printWhy(cmd, v)
+			fmt.Fprint(cmd.OutOrStdout(), c.Text())
+			return nil
 		}}
 	w.add(cmd)
 	return cmd
-}
-
-func printWhy(cmd *cobra.Command, v json.RawMessage) error {
-	var rank struct {
-		Waits []struct {
-			What, Who string
-			For       []string
-		}
-	}
-	if err := json.Unmarshal(v, &rank); err != nil {
-		return err
-	}
-	rows := rank.Waits
-	out := cmd.OutOrStdout()
-	if len(rows) == 0 {
-		fmt.Fprintln(out, "nothing waits in the rank (if a mount hangs all the same: `capstan status`, then `capstan pg ls`)")
-	}
-	for _, r := range rows {
-		fmt.Fprintf(out, "%s\n  of   %s\n", r.What, r.Who)
-		for _, f := range r.For {
-			fmt.Fprintf(out, "  for  %s\n", f)
-		}
-	}
-	return nil
 }
 
 func daemonCmd() *cobra.Command {
