@@ -32,7 +32,7 @@ check: ## vet, format, walls between packages, generated pages
 	$(GO) vet ./...
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
 	$(GO) test ./internal/archtest ./internal/conf ./internal/metrics
-	$(GO) test -run 'Fresh|Docs|Diagram' ./locker ./osd ./mds ./internal/wrong
+	$(GO) test -run 'Fresh|Docs|Diagram' ./locker ./osd ./mds ./internal/wrong ./internal/cluster
 
 times: build ## make test's packages with the seconds that each takes
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -count=1 -p 1 -timeout 20m $(RACE) $(PLAIN) ./integration/... | awk '/^(ok|FAIL)/ { print $$3, $$1, $$2 }' | sort -rn
@@ -54,6 +54,7 @@ sim: ## OSDs and monitors on one thread, from seeds; SEEDS=n FROM=n for others
 diagrams docs: ## pages that come out of tables
 	$(GO) run ./cmd/capstan config --docs > docs/config.md
 	$(GO) run ./cmd/capstan metrics --docs > docs/metrics.md
+	$(GO) run ./cmd/capstan health --docs > docs/health.md
 	$(GO) test ./locker ./internal/wrong -run 'Fresh|Docs|Diagram' -rewrite
 
 .PHONY: explore

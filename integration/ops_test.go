@@ -96,7 +96,7 @@ func TestOperatorSees(t *testing.T) {
 	c.Kill("osd.1")
 	within(t, 20, "a warning about osd.1", func() bool {
 		out := c.Must("status")
-		return strings.Contains(out, "warning  osd.1 is down") && strings.Contains(out, "capstan dev up") && strings.Contains(out, "too few replicas")
+		return strings.Contains(out, "warning  osd.1 is down") && strings.Contains(out, "capstan dev up") && strings.Contains(out, "too few replicas") && strings.Contains(out, "OSD_DOWN")
 	})
 	before := c.Procs()
 	c.Start()

@@ -29,6 +29,9 @@ func main() {
 	stop()
 	if err != nil {
 		cluster.TellParent("", err)
+		if code := exitError(0); errors.As(err, &code) {
+			os.Exit(int(code))
+		}
 		if !errors.Is(err, context.Canceled) {
 			fmt.Fprintf(os.Stderr, "capstan: %v\n", err)
 		}
@@ -56,12 +59,14 @@ func root() *cobra.Command {
 	pg := monWords("pg", "Show and examine placement groups", pgWords)
 	pg.AddCommand(scrubCmds()...)
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
-	osd.AddCommand(osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
+	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
+	pg := monWords("pg", "Show placement groups", pgWords)
+	pg.AddCommand(pgQueryCmd())
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), pg, monWords("pool", "Show and change pools", poolWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
-	group("see", "See what goes on:", statusCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
+	group("see", "See what goes on:", statusCmd(), healthCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), traceCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
 	group("check", "Check a file system, ours or another:", lockcertCmd())
 	cmd.AddCommand(lockcertWorkerCmd())
 	return cmd

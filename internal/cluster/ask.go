@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -139,57 +138,4 @@ func InodeOf(what string) (string, error) {
 		}
 		return "/" + strings.TrimPrefix(strings.TrimPrefix(abs, m.Point), "/"), nil
 	}
-}
-
-// Warning is something that is wrong with a cluster, and the command that helps.
-type Warning struct {
-	What string `json:"what"`
-	Do   string `json:"do"`
-}
-
-// warnings lists what is wrong, the worst first.
-func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warning {
-	out := []Warning{}
-	add := func(do, format string, a ...any) { out = append(out, Warning{fmt.Sprintf(format, a...), do}) }
-	if om.Full {
-		add("delete files; `capstan osd df` shows which OSD it is", "an OSD is full: nothing can be written until something is deleted")
-	}
-	if len(fm.Ranks) == 0 {
-		add("start a metadata daemon: `capstan dev up --dir D` or `capstan mds`", "no rank")
-	}
-	for _, r := range sortedRanks(fm) {
-		switch in := fm.Ranks[r]; in.State {
-		case clustermap.RankActive:
-		case clustermap.RankDamaged:
-			add(fmt.Sprintf("the log of the metadata daemon names the object; restore it, then `capstan fs repaired %d` and start the daemon", r), "rank %d is damaged: it found an object that it cannot read, and stopped", r)
-		case clustermap.RankFailed, clustermap.RankStopped:
-			add("start a metadata daemon: `capstan dev up --dir D` or `capstan mds`", "rank %d is %v: no daemon holds it", r, in.State)
-		default:
-			add("`capstan why` shows what it waits for; `capstan pg ls` if PGs are stuck", "rank %d is %v", r, in.State)
-		}
-	}
-	for _, id := range om.OSDIDs() {
-		if !om.OSDs[id].Up {
-			add(fmt.Sprintf("start it (`capstan dev up --dir D` or `capstan osd --id %d`); its log says why it ended; `capstan osd out %d` when it will not come back", id, id), "osd.%d is down", id)
-		}
-	}
-	if pgs.Stuck > 0 {
-		add("`capstan pg ls` names whom each waits for", "%d of %d PGs stuck: reads or writes of their objects wait", pgs.Stuck, pgs.Total)
-	}
-	if n := pgs.Total - pgs.Clean - pgs.Stuck; n > 0 {
-		add("they recover by themselves once their OSDs are up; `capstan pg ls` shows how far", "%d of %d PGs with too few replicas", n, pgs.Total)
-	}
-	if om.NearFull && !om.Full {
-		add("delete files or add OSDs; `capstan osd df` shows the use of each", "an OSD is nearly full")
-	}
-	return out
-}
-
-func sortedRanks(fm *clustermap.FSMap) []wire.Rank {
-	var out []wire.Rank
-	for r := range fm.Ranks {
-		out = append(out, r)
-	}
-	slices.Sort(out)
-	return out
 }

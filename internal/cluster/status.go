@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,6 +27,70 @@ type Status struct {
 	Ranks    []RankStatus `json:"ranks"`
 	PGs      PGStatus     `json:"pgs"`
 	Fenced   int          `json:"fenced"` // instances in the blocklist
+
+	Recovery *Recovery `json:"recovery,omitempty"` // nil: nothing is being filled
+}
+
+// Recovery is how far the filling of new members is, as their primaries report it.
+type Recovery struct {
+	PGs     int    `json:"pgs"`     // with members being filled
+	Objects uint64 `json:"objects"` // in them
+	Missing uint64 `json:"missing"` // not yet copied, as far as they are listed
+	PerSec  uint64 `json:"objects_per_second"`
+	ETA     int64  `json:"eta_seconds"` // -1: not known
+}
+
+// recovery sums up what primaries report; nil when no PG is being filled.
+func (e *Env) recovery(ctx context.Context) (*Recovery, error) {
+	v, err := e.MonCommand(ctx, "pg", "dump")
+	if err != nil {
+		return nil, err
+	}
+	var rows []struct {
+		Learners         []int32
+		Objects, Missing uint64
+	}
+	if err := json.Unmarshal(v, &rows); err != nil {
+		return nil, err
+	}
+	r := &Recovery{ETA: -1}
+	for _, p := range rows {
+		if len(p.Learners) > 0 {
+			r.PGs++
+			r.Objects += p.Objects
+			r.Missing += p.Missing
+		}
+	}
+	if r.PGs == 0 {
+		return nil, nil
+	}
+	return r, nil
+}
+
+// addRecovery looks twice, OSDs reporting every second, so that it can say how fast it goes.
+func (e *Env) addRecovery(ctx context.Context, s *Status) error {
+	r, err := e.recovery(ctx)
+	if err != nil || r == nil || r.Missing == 0 {
+		s.Recovery = r
+		return err
+	}
+	const between = 2 * time.Second
+	t := time.NewTimer(between)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	again, err := e.recovery(ctx)
+	if s.Recovery = again; err != nil || again == nil {
+		return err
+	}
+	if again.Missing < r.Missing {
+		again.PerSec = max(1, (r.Missing-again.Missing)/uint64(between/time.Second))
+		again.ETA = int64(again.Missing / again.PerSec)
+	}
+	return nil
 }
 
 // OSDStatus is one OSD.
@@ -78,6 +143,11 @@ func (e *Env) Status(ctx context.Context) (*Status, error) {
 	defer m.Close()
 	s := statusOf(m.OSDMap(), m.FSMap())
 	s.sayWrong(e.wrong())
+	if s.PGs.Clean < s.PGs.Total {
+		if err := e.addRecovery(ctx, s); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -126,7 +196,7 @@ func (s *Status) Text() string {
 		b.WriteString("health   ok\n")
 	}
 	for _, w := range s.Warnings {
-		fmt.Fprintf(&b, "warning  %s\n         → %s\n", w.What, w.Do)
+		fmt.Fprintf(&b, "%-8s %s (%s)\n         → %s\n", map[string]string{sevWarn: "warning", sevError: "ERROR"}[w.Severity], w.What, w.Code, w.Do)
 	}
 	for _, r := range s.Ranks {
 		fmt.Fprintf(&b, "rank %d   %s %s at %s\n", r.Rank, r.State, r.Name, r.Addr)
@@ -144,6 +214,12 @@ func (s *Status) Text() string {
 	fmt.Fprintf(&b, "pgs      %d, %d clean", s.PGs.Total, s.PGs.Clean)
 	if s.PGs.Stuck > 0 {
 		fmt.Fprintf(&b, ", %d STUCK", s.PGs.Stuck)
+	}
+	if r := s.Recovery; r != nil {
+		fmt.Fprintf(&b, "\nrecovery %d PGs are being filled: %d of their %d objects are missing", r.PGs, r.Missing, r.Objects)
+		if r.PerSec > 0 {
+			fmt.Fprintf(&b, ", %d a second, about %v to go", r.PerSec, time.Duration(r.ETA)*time.Second)
+		}
 	}
 	fmt.Fprintf(&b, "\nmaps     osd %d, fs %d; %d instances fenced\n", s.OSDEpoch, s.FSEpoch, s.Fenced)
 	return b.String()

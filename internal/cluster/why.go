@@ -68,7 +68,7 @@ type mountSeen struct {
 	client.Report
 	cluster string
 	pid     int // of its process; 0: not known
-	err error
+	err     error
 }
 
 type monSeen struct {

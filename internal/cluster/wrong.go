@@ -55,7 +55,7 @@ func (s *Status) sayWrong(bugs wrong.Set) {
 	if bugs == 0 {
 		return
 	}
-	w := Warning{What: "seeded bugs are on: " + bugs.String(), Do: "keep nothing here that matters; a cluster without them is made in another directory by `capstan dev up` without --wrong"}
+	w := warn("WRONG", "cluster", "", "seeded bugs are on: %v", bugs)
 	s.Warnings = append([]Warning{w}, s.Warnings...)
 	if s.Health == "ok" {
 		s.Health = w.What

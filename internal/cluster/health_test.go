@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/wrong"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// docs/health.md lists the codes that there are.
+func TestHealthDocsAreFresh(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteHealthDocs(&b); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/health.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(page, b.Bytes()) {
+		t.Error("docs/health.md is stale: run make docs")
+	}
+}
+
+// Every warning that the maps can give has a code of the table, a subject, a cause and a help, and
+// the worst decides the exit status.
+func TestEachTroubleHasACode(t *testing.T) {
+	whole := func() (*clustermap.OSDMap, *clustermap.FSMap) {
+		om := &clustermap.OSDMap{OSDs: map[wire.OSDID]clustermap.OSD{0: {ID: 0, Up: true, In: true}, 1: {ID: 1, Up: true, In: true}},
+			Pools: map[uint32]clustermap.Pool{1: {Size: 2, MinSize: 1}}, PGs: map[wire.PGID]clustermap.PGConfig{{Pool: 1}: {Primary: 0, InSync: []clustermap.Member{{ID: 0}, {ID: 1}}}}}
+		fm := &clustermap.FSMap{Ranks: map[wire.Rank]clustermap.RankInfo{0: {State: clustermap.RankActive}}}
+		return om, fm
+	}
+	om, fm := whole()
+	if s := statusOf(om, fm); len(s.Warnings) > 0 || s.Health != "ok" {
+		t.Fatalf("a whole cluster: %+v", s.Warnings)
+	}
+	for _, c := range []struct {
+		code string
+		exit int
+		hurt func(*clustermap.OSDMap, *clustermap.FSMap)
+	}{
+		{"OSD_DOWN", 1, func(o *clustermap.OSDMap, _ *clustermap.FSMap) { o.OSDs[1] = clustermap.OSD{ID: 1, In: true} }},
+		{"PG_DEGRADED", 1, func(o *clustermap.OSDMap, _ *clustermap.FSMap) {
+			o.PGs[wire.PGID{Pool: 1}] = clustermap.PGConfig{Primary: 0, InSync: []clustermap.Member{{ID: 0}}}
+		}},
+		{"PG_STUCK", 2, func(o *clustermap.OSDMap, _ *clustermap.FSMap) {
+			o.PGs[wire.PGID{Pool: 1}] = clustermap.PGConfig{Primary: wire.NoOSD, InSync: []clustermap.Member{{ID: 0}}}
+		}},
+		{"OSD_FULL", 2, func(o *clustermap.OSDMap, _ *clustermap.FSMap) { o.Full = true }},
+		{"OSD_NEARFULL", 1, func(o *clustermap.OSDMap, _ *clustermap.FSMap) { o.NearFull = true }},
+		{"RANK_NONE", 2, func(_ *clustermap.OSDMap, f *clustermap.FSMap) { delete(f.Ranks, 0) }},
+		{"RANK_FAILED", 2, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+			f.Ranks[0] = clustermap.RankInfo{State: clustermap.RankFailed}
+		}},
+		{"RANK_DAMAGED", 2, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+			f.Ranks[0] = clustermap.RankInfo{State: clustermap.RankDamaged}
+		}},
+		{"RANK_RECOVERING", 1, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+			f.Ranks[0] = clustermap.RankInfo{State: clustermap.RankReplay}
+		}},
+	} {
+		om, fm := whole()
+		c.hurt(om, fm)
+		s := statusOf(om, fm)
+		h := healthOf(s.Warnings)
+		found := false
+		for _, w := range h.Warnings {
+			if w.Code == c.code {
+				found = true
+			}
+			if w.Subject == "" || w.What == "" || w.Do == "" || w.Severity != sevWarn && w.Severity != sevError {
+				t.Errorf("%s: incomplete: %+v", c.code, w)
+			}
+		}
+		if !found || h.Exit() != c.exit || !strings.Contains(s.Text(), c.code) {
+			t.Errorf("%s: found %v, exit %d, want %d: %+v", c.code, found, h.Exit(), c.exit, h.Warnings)
+		}
+	}
+	om, fm = whole()
+	s := statusOf(om, fm)
+	bugs, err := wrong.Parse([]string{wrong.Faults[0].Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.sayWrong(bugs)
+	if h := healthOf(s.Warnings); h.Exit() != 2 || h.Warnings[0].Code != "WRONG" {
+		t.Errorf("seeded bugs: %+v", h)
+	}
+}
