@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -83,6 +84,19 @@ type UUID [16]byte
 
 func (u UUID) String() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// MarshalJSON shows it as people write it.
+func (u UUID) MarshalJSON() ([]byte, error) { return []byte(`"` + u.String() + `"`), nil }
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (u *UUID) UnmarshalJSON(b []byte) error {
+	text := strings.ReplaceAll(strings.Trim(string(b), `"`), "-", "")
+	n, err := hex.Decode(u[:], []byte(text[:min(len(text), 2*len(u))]))
+	if err != nil || n != len(u) || len(text) != 2*n {
+		return fmt.Errorf("wire: %s is no UUID", b)
+	}
+	return nil
 }
 
 // IsZero reports whether u was never drawn.
