@@ -60,7 +60,6 @@ func root() *cobra.Command {
 	pg.AddCommand(scrubCmds()...)
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
 	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
-	pg := monWords("pg", "Show placement groups", pgWords)
 	pg.AddCommand(pgQueryCmd())
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())

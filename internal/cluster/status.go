@@ -179,7 +179,13 @@ func countPGs(om *clustermap.OSDMap) (n PGStatus) {
 	for id, pg := range om.PGs {
 		pool := om.Pools[id.Pool]
 		n.Total++
-		if pg.Primary == wire.NoOSD || len(pg.InSync) < pool.MinSize {
+		up := 0
+		for _, m := range pg.InSync {
+			if om.OSDs[m.ID].Up {
+				up++
+			}
+		}
+		if pg.Primary == wire.NoOSD || up < pool.MinSize {
 			n.Stuck++
 		} else if len(pg.InSync) >= pool.Size && !slices.ContainsFunc(pg.InSync, func(m clustermap.Member) bool { return !om.OSDs[m.ID].Up }) {
 			n.Clean++
