@@ -58,7 +58,7 @@ func (in *Inode) wanted() caps.Bits {
 	if in.opens.rd > 0 {
 		w |= wantRead
 	}
-	if in.late != (wire.Time{}) || in.parked > 0 || in.nwr > 0 || in.opens.wr > 0 && now-in.lastWr < decay {
+	if in.late != (wire.Time{}) || in.parked > 0 || in.nwr > 0 || in.buf != nil || in.opens.wr > 0 && now-in.lastWr < decay {
 		w |= wantWrite
 		if in.opens.app > 0 && (in.parked > 0 || in.append || now-in.lastWr < int64(time.Second)) {
 			w |= caps.FileExcl
@@ -108,7 +108,7 @@ func (c *Client) sayBusy(in *Inode) {
 		p, _, _ := strings.Cut(o.Name, ".")
 		return o.Pool == in.pool && p == prefix
 	})
-	if ok && in.nwr+in.nrd > 0 && c.state == sessOpen {
+	if ok && (in.nwr+in.nrd > 0 || in.buf != nil) && c.state == sessOpen {
 		c.send(0, &wire.CapBusy{Ino: in.ino, PG: pg})
 	}
 }
@@ -153,9 +153,9 @@ func (c *Client) applyCap(in *Inode, m *wire.Cap, owe, own bool) {
 }
 
 // dirtyFields is the part of an UPDATE that hands dirty fields in.
-func (in *Inode) dirtyFields(u *wire.CapUpdate) {
+func (in *Inode) dirtyFields(u *wire.CapUpdate, size uint64) {
 	u.Dirty = caps.FileWr
-	u.Set = in.dirtySet | wire.SetMtime | wire.SetCtime
+	u.Set = in.dirtySet
 	u.TruncSeq = in.tseq
 	if in.c.wrong.Has(wrong.SizeUnflushed) && u.Set&wire.SetSize != 0 {
 		if in.sizeSaid {
@@ -163,7 +163,24 @@ func (in *Inode) dirtyFields(u *wire.CapUpdate) {
 		}
 		in.sizeSaid = true
 	}
-	u.Attr = wire.SetAttr{Size: in.attr.Size, Mtime: in.attr.Mtime, Ctime: in.attr.Ctime, Atime: in.attr.Atime}
+	u.Attr = wire.SetAttr{Size: size, Mtime: in.attr.Mtime, Ctime: in.attr.Ctime, Atime: in.attr.Atime}
+}
+
+// mayHandIn is the size that an UPDATE may hand in now. While data is buffered that is none,
+// since a size ahead of its data would outlive us. But fsync insists, a writer that never pauses
+// is told by and by, both as far as data is in the store, and when w and x go the size is the
+// rank's to tell.
+func (c *Client) mayHandIn(in *Inode) (size uint64, ok bool) {
+	switch {
+	case !in.dirty:
+		return 0, false
+	case in.buf == nil || in.cap.implemented&(caps.FileWr|caps.FileExcl) == 0:
+		return in.attr.Size, true
+	case in.buf.insist || c.now()-in.dirtyAt >= int64(c.cfg.DirtyExpire):
+		in.buf.insist = false
+		return min(in.attr.Size, max(in.lowest(), in.buf.sure)), true
+	}
+	return 0, false
 }
 
 // makeUpdate says where we stand on a cap: bits kept, bits wanted, dirty fields if any.
@@ -172,9 +189,12 @@ func (c *Client) makeUpdate(in *Inode, wantMax uint64) *wire.CapUpdate {
 	r := &in.cap
 	u := &wire.CapUpdate{Ino: in.ino, CapID: r.id, Seq: r.applied, Mseq: r.mseq, Retained: r.implemented, Wanted: in.wanted(), WantMax: wantMax}
 	r.told = u.Wanted
-	if in.dirty {
-		in.dirtyFields(u)
+	if size, ok := c.mayHandIn(in); ok {
+		in.dirtyFields(u, size)
 		in.dirty, in.dirtySet = false, 0
+		if size < in.attr.Size {
+			in.dirty, in.dirtySet, in.dirtyAt = true, wire.SetSize, c.now()
+		}
 		in.flushing++
 		c.lastTid++
 		u.FlushTid = c.lastTid
@@ -197,6 +217,12 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 	}
 }
 
+// alone reports whether others hardly work in in's directory: we hold its Fs.
+func (c *Client) alone(in *Inode) bool {
+	d := c.inodes[in.parent]
+	return d != nil && d.cap.issued&caps.FileShared != 0
+}
+
 // updateSoon is update for what nobody waits for: it leaves with the next message, or after
 // linger. A REVOKE that comes meanwhile is answered behind it. In a directory that we do not
 // hold Fs of, others work too: what we still seem to have would cost them a round trip.
@@ -204,7 +230,7 @@ func (c *Client) updateSoon(in *Inode) {
 	if in.cap.id == 0 {
 		return
 	}
-	if d := c.inodes[in.parent]; d == nil || d.cap.issued&caps.FileShared == 0 {
+	if !c.alone(in) {
 		c.update(in, 0)
 		return
 	}
@@ -236,10 +262,14 @@ func (c *Client) tickInode(in *Inode, now int64) {
 	if c.state != sessOpen {
 		return
 	}
-	if in.dirty && now-in.dirtyAt >= int64(700*time.Millisecond) || !in.dirty && in.cap.id != 0 && in.wanted() != in.cap.told {
+	age := int64(c.cfg.DirtyExpire)
+	if in.buf == nil {
+		age /= 2
+	}
+	if in.dirty && now-in.dirtyAt >= age || !in.dirty && in.cap.id != 0 && in.wanted() != in.cap.told {
 		c.update(in, 0)
 	}
-	if !in.dirty && in.opens == (opens{}) && in.cap.told == 0 {
+	if !in.dirty && in.buf == nil && in.opens == (opens{}) && in.cap.told == 0 {
 		delete(c.dirty, in)
 		c.maybeIdle(in)
 	}

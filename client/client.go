@@ -75,9 +75,13 @@ type Config struct {
 	Cluster Cluster
 	Host    string // for people: host name and mountpoint
 	Log     zerolog.Logger
-	Wrong   wrong.Set    // seeded bugs, for scoring test suites
-	MaxIdle int          // inodes kept that the kernel has forgotten; 0: 8192
-	Now     func() int64 // nil: CLOCK_BOOTTIME in ns; scenes bring their own
+	Wrong   wrong.Set // seeded bugs, for scoring test suites
+	MaxIdle int       // inodes kept that the kernel has forgotten; 0: 8192
+
+	DirtyExpire time.Duration // buffered data and times are durable after this; 0: 1 s
+	DirtyMax    int64         // bytes buffered at most, of all files; 0: 64 MiB; negative: none
+
+	Now func() int64 // nil: CLOCK_BOOTTIME in ns; scenes bring their own
 }
 
 // Caller says for whom a call is made and how it may be given up: Cancel is closed when a
@@ -110,6 +114,7 @@ type Client struct {
 
 	session
 	requests
+	wb writeback
 
 	releases []wire.ReleasedCap
 	dirty    map[*Inode]struct{} // have fields to flush or a wanted to lower
@@ -128,6 +133,12 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.MaxIdle == 0 {
 		cfg.MaxIdle = 8192
 	}
+	if cfg.DirtyExpire == 0 {
+		cfg.DirtyExpire = time.Second
+	}
+	if cfg.DirtyMax == 0 {
+		cfg.DirtyMax = 64 << 20
+	}
 	if cfg.Now == nil {
 		cfg.Now = boottime
 	}
@@ -138,6 +149,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		closed: make(chan struct{}),
 		gen:    1,
 		wrong:  cfg.Wrong,
+		wb:     writeback{bufs: map[*Inode]struct{}{}},
 	}
 	c.idle.init()
 	c.sleepers.init()
@@ -244,11 +256,11 @@ func (c *Client) abandon() {
 	c.objects.Close()
 }
 
-// runTicks flushes what is older than a second, lowers what is no longer wanted, sends
+// runTicks flushes what is old enough, lowers what is no longer wanted, sends
 // releases, renews, and notices when the process was stopped.
 func (c *Client) runTicks() {
 	defer c.wg.Done()
-	const period = 250 * time.Millisecond
+	period := c.tickPeriod()
 	t := time.NewTicker(period)
 	defer t.Stop()
 	last := c.now()
@@ -265,6 +277,7 @@ func (c *Client) runTicks() {
 		}
 		last = now
 		c.renewIfDue(now)
+		c.tickData(now)
 		for in := range c.dirty {
 			c.tickInode(in, now)
 		}

@@ -103,9 +103,10 @@ func (r *reading) dataEnd() (end uint64) {
 	return end
 }
 
-// join makes n bytes of the pieces, zeros where there are none.
-func join(spans []span, parts [][]byte, n uint64) []byte {
-	if len(parts) == 1 && uint64(len(parts[0])) >= n {
+// join makes n bytes of the pieces, zeros where there are none. own: they will be written to,
+// so that one piece alone is copied, too.
+func join(spans []span, parts [][]byte, n uint64, own bool) []byte {
+	if !own && len(parts) == 1 && uint64(len(parts[0])) >= n {
 		return parts[0][:n]
 	}
 	out := make([]byte, n)
@@ -151,8 +152,12 @@ func zeroAll(o Objects, spans []span, barrier wire.Epoch) *gather {
 // taken to be like what was seen.
 const maxStats = 16384
 
-// countBlocks sums what a sparse file's objects occupy. The lock is dropped meanwhile.
+// countBlocks sums what a sparse file's objects occupy, behind what is buffered. The lock is
+// dropped meanwhile.
 func (c *Client) countBlocks(k *Caller, in *Inode) error {
+	if err := c.settleData(k, in); err != nil {
+		return err
+	}
 	size, osize, at := in.attr.Size, in.osize, in.writes
 	if osize == 0 || size == 0 {
 		in.blocks, in.blocksFor = 0, at

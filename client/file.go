@@ -18,7 +18,7 @@ type File struct {
 	Keep   bool // the kernel's pages may stay over this open
 
 	askedCaps bool    // whether it has security.capability
-	errSeen   uint64  // the loss reported last
+	errSeen   uint64  // losses reported
 	cur       listing // directories
 }
 
@@ -56,7 +56,7 @@ func wantOf(rd, wr, app bool) (want, must caps.Bits) {
 func (c *Client) openFile(in *Inode, rd, wr, app bool) *File {
 	f := &File{in: in, gen: c.gen, rd: rd, wr: wr, app: app}
 	if in.errTold { // else it reports a loss that nobody has heard of, as Linux does
-		f.errSeen = in.errGen
+		f.errSeen = in.errSeq
 	}
 	c.ref(in)
 	if rd {
@@ -190,37 +190,42 @@ func (c *Client) Release(f *File) {
 	if f.app {
 		in.opens.app--
 	}
-	if in.dirty || f.wr && in.opens.wr == 0 && in.cap.told&writeBits != 0 {
-		// The last writer: hand size and mtime in, and give up what only a writer needs, so that
-		// the next open elsewhere finds a file that may be cached and no REVOKE has to ask.
-		if c.state == sessOpen && !in.cap.job {
-			if in.opens.wr == 0 && in.nwr == 0 && in.parked == 0 && in.cutting == 0 {
-				in.giveUp(writeBits)
-			}
-			c.updateSoon(in)
+	switch {
+	case c.state != sessOpen || in.cap.job:
+	case in.buf != nil:
+		if !c.alone(in) && in.opens.wr == 0 {
+			c.flushData(in) // somebody may wait for what we have written
 		}
+	case in.dirty || f.wr && in.opens.wr == 0 && in.cap.told&writeBits != 0:
+		c.partWithWriter(in)
 	}
 	c.unref(in)
 	c.unlockFlush()
 }
 
-// LostData reports whether close(2) must fail: a session was lost with data of the file, which
-// each open file says once, or with locks, and then all of f fails until it is closed (4.13).
-func (c *Client) LostData(f *File) bool {
+// CloseError is what close(2) reports: that something written through any handle of the file is
+// lost, which each open file says once, or that a session was lost with locks, and then all of
+// f fails until it is closed (4.13). It waits for nothing: close promises no more than write did.
+func (c *Client) CloseError(f *File) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return f.lost()
 }
 
-func (f *File) lost() bool {
-	data := f.errSeen < f.in.errGen
-	f.errSeen = f.in.errGen
-	f.in.errTold = f.in.errTold || data
-	return data || f.gen < f.in.lostGen
+// lost takes the error that f has not reported yet, as Linux's errseq does.
+func (f *File) lost() error {
+	in := f.in
+	if f.errSeen < in.errSeq {
+		f.errSeen, in.errTold = in.errSeq, true
+		return in.errWhat
+	}
+	if f.gen < in.lostGen {
+		return ErrLost
+	}
+	return nil
 }
 
-// Fsync makes f's data and metadata durable. Data already is: writes go to every in-sync
-// replica before they return.
+// Fsync makes f's data durable on every in-sync replica and its metadata in the journal.
 func (c *Client) Fsync(k *Caller, f *File) error {
 	c.mu.Lock()
 	defer c.unlockFlush()
@@ -229,8 +234,11 @@ func (c *Client) Fsync(k *Caller, f *File) error {
 
 func (c *Client) fsync(k *Caller, f *File) error {
 	in := f.in
-	if f.lost() {
-		return ErrLost
+	if err := f.lost(); err != nil {
+		return err
+	}
+	if err := c.settleData(k, in); err != nil {
+		return err
 	}
 	if in.dirty && in.cap.id == 0 { // a rank that lost it must hear of it first
 		if err := c.need(k, in, f, caps.FileWr, false); err != nil {
@@ -243,10 +251,7 @@ func (c *Client) fsync(k *Caller, f *File) error {
 	if err := c.waitSafe(k, c.unsafeTid()); err != nil {
 		return err
 	}
-	if f.lost() {
-		return ErrLost
-	}
-	return nil
+	return f.lost()
 }
 
 // Statfs is the size of the file system.

@@ -47,6 +47,7 @@ type Inode struct {
 
 	jobAt time.Time // when the revoke that is worked off came
 
+	buf            *buffer // written, and not in the store; nil: nothing
 	lastRd, lastWr int64
 	late           wire.Time // pages were stored without Fw then: mtime is still to be told
 	dirty          bool
@@ -55,7 +56,8 @@ type Inode struct {
 	flushing       int
 	resent         bool   // … to a new incarnation of the rank, some of them
 	lostGen        uint64 // session generation that lost locks of it: files opened before fail
-	errGen         uint64 // … that lost what was not durable: each file says so once
+	errSeq         uint64 // counts losses of what was not durable: each open file says so once
+	errWhat        error  // the last one
 	errTold        bool   // one of them did
 
 	blocks    uint64 // st_blocks of a sparse file, summed over its objects
@@ -83,8 +85,11 @@ func (c *Client) inodeFor(i wire.Ino) *Inode {
 	return in
 }
 
-// lose notes that what was not durable is gone with session generation gen - 1.
-func (in *Inode) lose(gen uint64) { in.errGen, in.errTold = gen, false }
+// lose notes that something written is gone for good, and why.
+func (in *Inode) lose(why error) {
+	in.errSeq++
+	in.errWhat, in.errTold = why, false
+}
 
 func (in *Inode) isDir() bool { return in.attr.Mode&0170000 == 0040000 }
 func (in *Inode) isReg() bool { return in.attr.Mode&0170000 == 0100000 }
@@ -102,7 +107,13 @@ func (c *Client) unref(in *Inode) {
 // maybeIdle lets go of an inode that nobody uses: at once when its last name is gone, so
 // that the rank can purge it, else when newer idle ones push it out.
 func (c *Client) maybeIdle(in *Inode) {
-	if in.refs > 0 || in.nlookup > 0 || in.dirty || in.late != (wire.Time{}) || in.flushing > 0 || in.cap.job || in == c.root || c.inodes[in.ino] != in {
+	if in.refs > 0 || in.nlookup > 0 || in == c.root || c.inodes[in.ino] != in {
+		return
+	}
+	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 && !in.cap.job && !c.discardUnlinked(in) {
+		return
+	}
+	if in.buf != nil || in.dirty || in.late != (wire.Time{}) || in.flushing > 0 || in.cap.job {
 		return
 	}
 	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 || in.cap.id == 0 {

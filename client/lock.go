@@ -1,8 +1,6 @@
 package client
 
 import (
-	"context"
-
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -223,16 +221,4 @@ func (in *Inode) lockGranted(n wire.FileLock) {
 		keep = append(keep, n)
 	}
 	in.locks = keep
-}
-
-// Sync flushes everything this client has and waits until it is durable.
-func (c *Client) Sync(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.unlockFlush()
-	for in := range c.dirty {
-		if in.dirty {
-			c.update(in, 0)
-		}
-	}
-	return c.waitSafe(&Caller{Cancel: ctx.Done(), Killed: func(uint32) bool { return true }}, c.unsafeTid())
 }

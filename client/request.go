@@ -334,7 +334,7 @@ func (c *Client) loseRequests() {
 		case k.early:
 			for _, ino := range []wire.Ino{k.call.req.Ino, k.call.req.NewDir, k.call.req.GivenIno} {
 				if in := c.inodes[ino]; in != nil {
-					in.lose(c.gen)
+					in.lose(ErrLost)
 				}
 			}
 		default:

@@ -25,8 +25,9 @@ func (c *Client) revoke(in *Inode) {
 	c.lose(in, leaving)
 	long := !in.isDir() && leaving&writeBits != 0
 	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
+	flush := leaving&caps.FileBuffer != 0 && in.buf != nil
 	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.mayBeMapped())
-	if !drain && !kernel {
+	if !drain && !flush && !kernel {
 		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
 		return
 	}
@@ -73,7 +74,7 @@ func (c *Client) finishRevoke(in *Inode) {
 	if nlinkUnsure && in.refs == 0 && in != c.root {
 		// Somebody links or unlinks it, perhaps for the last time. Nobody here has it open:
 		// let it go, so that its space does not wait for us.
-		if in.nlookup == 0 && !in.dirty && in.flushing == 0 {
+		if in.nlookup == 0 && !in.dirty && in.buf == nil && in.flushing == 0 {
 			c.drop(in) // the RELEASE is the answer
 			return
 		}
@@ -106,7 +107,13 @@ func (c *Client) runRevoke(in *Inode) {
 			c.mu.Lock()
 		}
 		r.issued &= target // step 2: no new use
-		for (long && in.nwr > 0 || leaving&caps.FileRd != 0 && in.nrd > 0) && r.pending == target {
+		for r.pending == target {
+			flush := long && in.nwr == 0 && leaving&caps.FileBuffer != 0 && in.buf != nil
+			if flush {
+				c.flushData(in) // step 4: nobody adds to it any more
+			} else if !(long && in.nwr > 0 || leaving&caps.FileRd != 0 && in.nrd > 0) {
+				break
+			}
 			ch := in.changed.wait()
 			c.unlockFlush()
 			select {

@@ -99,15 +99,21 @@ func (c *Client) trace(dir string, m wire.Message) {
 	c.log.Trace().Str(dir, fmt.Sprintf("%T%+v", m, m)).Msg("session")
 }
 
-// unlockFlush releases the lock, then writes out what was queued under it.
+// unlockFlush releases the lock, then writes out what was queued under it, to the rank and to
+// the store.
 func (c *Client) unlockFlush() {
 	var l Link
 	if c.needSend {
 		l, c.needSend = c.link, false
 	}
+	out := c.wb.outbox
+	c.wb.outbox = nil
 	c.mu.Unlock()
 	if l != nil {
 		l.Flush()
+	}
+	for _, fl := range out {
+		fl.leave(c)
 	}
 }
 
@@ -347,11 +353,14 @@ func (c *Client) startAnew() {
 	c.objects = c.cfg.Cluster.Objects(c.inst)
 	go old.Close()
 	c.releases = nil
+	c.wb.outbox, c.wb.full = nil, false
 	var known []wire.Ino
 	for _, in := range c.inodes {
-		if in.dirty || in.flushing > 0 || in.nwr > 0 {
-			in.lose(c.gen)
-			c.log.Error().Stringer("ino", in.ino).Msg("evicted: size and times of the last writes may be lost")
+		if n := c.dropBuffer(in); n > 0 {
+			c.dataLost(in, uint64(n), ErrLost)
+		} else if in.dirty || in.flushing > 0 || in.nwr > 0 {
+			in.lose(ErrLost)
+			c.log.Error().Stringer("ino", in.ino).Str("file", c.pathHint(in)).Msg("evicted: size and times of the last writes may be lost")
 		}
 		if len(in.locks) > 0 {
 			in.lostGen = c.gen

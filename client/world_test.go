@@ -120,20 +120,22 @@ func (w *world) Do(cmd scene.Command) (out []string, err error) {
 	return out, nil
 }
 
-// sortUpdates puts runs of updates of several inodes, which a tick sends in the order of a
-// map, into one order; those of one inode stay as they were.
+// sortUpdates puts runs of updates, or of flights, of several inodes, which a tick sends in the
+// order of a map, into one order; those of one inode stay as they were.
 func sortUpdates(ev []string) {
-	for i := 0; i < len(ev); {
-		j := i
-		for j < len(ev) && strings.HasPrefix(ev[j], "update ") {
-			j++
+	for _, kind := range []struct{ prefix, end string }{{"update ", "@"}, {"store write ", "."}} {
+		for i := 0; i < len(ev); {
+			j := i
+			for j < len(ev) && strings.HasPrefix(ev[j], kind.prefix) {
+				j++
+			}
+			slices.SortStableFunc(ev[i:j], func(a, b string) int {
+				a, _, _ = strings.Cut(a, kind.end)
+				b, _, _ = strings.Cut(b, kind.end)
+				return strings.Compare(a, b)
+			})
+			i = max(j, i+1)
 		}
-		slices.SortStableFunc(ev[i:j], func(a, b string) int {
-			a, _, _ = strings.Cut(a, "@")
-			b, _, _ = strings.Cut(b, "@")
-			return strings.Compare(a, b)
-		})
-		i = max(j, i+1)
 	}
 }
 
@@ -187,7 +189,7 @@ func (w *world) command(cmd scene.Command) {
 		case "trusts": // it has named the inode, and was told attributes with a timeout
 			w.call("", cmd, func(k *Caller) string { c.Getattr(k, ino(1)); return "" })
 		}
-	case "store":
+	case "store": // holds, finishes [kind], goes, fills, empties
 		switch arg(0) {
 		case "holds":
 			w.store.held = true
@@ -197,10 +199,22 @@ func (w *world) command(cmd scene.Command) {
 				kind = arg(1)
 			}
 			w.store.finish(kind, nil)
+		case "fills": // writes fail from now on
+			w.store.full = true
+		case "empties":
+			w.store.full = false
 		case "goes":
 			w.store.held = false
 			w.store.finish("", nil)
 		}
+	case "dirty-max":
+		c.mu.Lock()
+		c.cfg.DirtyMax = int64(num("bytes", 0))
+		c.mu.Unlock()
+	case "buffered": // bytes held back, by all files
+		c.mu.Lock()
+		w.say("%d bytes are buffered", c.wb.held)
+		c.mu.Unlock()
 	// ---- rank
 	case "file", "dir":
 		w.given(cmd, num)
@@ -246,12 +260,9 @@ func (w *world) command(cmd scene.Command) {
 		f := file(1)
 		delete(w.files, arg(1))
 		w.call(arg(0), cmd, func(*Caller) string {
-			lost := c.LostData(f)
+			err := c.CloseError(f)
 			c.Release(f)
-			if lost {
-				return "EIO"
-			}
-			return "closed"
+			return result(err, "closed")
 		})
 	case "stat":
 		w.call(arg(0), cmd, func(k *Caller) string {
@@ -285,6 +296,15 @@ func (w *world) command(cmd scene.Command) {
 		w.call(arg(0), cmd, func(k *Caller) string {
 			a, err := c.Setattr(k, ino(1), SetAttr{Set: wire.SetSize, Attr: wire.SetAttr{Size: num("size", 0)}})
 			return result(err, "size=%d", a.Size)
+		})
+	case "utimes":
+		w.call(arg(0), cmd, func(k *Caller) string {
+			a, err := c.Setattr(k, ino(1), SetAttr{Set: wire.SetMtime, Attr: wire.SetAttr{Mtime: wire.Time{Sec: int64(num("mtime", 0))}}})
+			return result(err, "mtime=%d", a.Mtime.Sec)
+		})
+	case "punch":
+		w.call(arg(0), cmd, func(k *Caller) string {
+			return result(c.Fallocate(k, file(1), num("off", 0), num("n", 1), FallocPunch|FallocKeepSize), "done")
 		})
 	case "chmod":
 		w.call(arg(0), cmd, func(k *Caller) string {
@@ -367,7 +387,7 @@ func (w *world) opened(tag string) func(*File, error) string {
 func result(err error, format string, args ...any) string {
 	if e, ok := err.(syscall.Errno); ok {
 		for name, n := range map[string]syscall.Errno{"ENOENT": syscall.ENOENT, "EIO": syscall.EIO, "EAGAIN": syscall.EAGAIN,
-			"EINTR": syscall.EINTR, "ESTALE": syscall.ESTALE, "ENODATA": syscall.ENODATA, "EEXIST": syscall.EEXIST} {
+			"EINTR": syscall.EINTR, "ESTALE": syscall.ESTALE, "ENODATA": syscall.ENODATA, "EEXIST": syscall.EEXIST, "ENOSPC": syscall.ENOSPC} {
 			if n == e {
 				return name
 			}
@@ -456,13 +476,18 @@ type store struct {
 	mu   sync.Mutex
 	objs map[wire.ObjectID][]byte
 	held bool
+	full bool
 	ops  []*storeOp
 }
 
+// storeOp is an operation on its way. What a read sees is what was there when it came.
 type storeOp struct {
 	obj  wire.ObjectID
-	op   wire.ObjOp
+	ops  []wire.ObjOp
+	op   wire.ObjOp // the first
 	done ObjDone
+	seen []byte
+	was  bool
 }
 
 // handle of one instance of the client.
@@ -500,10 +525,16 @@ func (s *store) Submit(obj wire.ObjectID, ops []wire.ObjOp, barrier wire.Epoch, 
 	if barrier != 0 {
 		at = fmt.Sprintf(" barrier %d", barrier)
 	}
-	s.w.say("store %s %s.%d %d+%d%s", objKinds[op.Kind], s.w.name(wire.Ino(n)), x, op.Off, op.Len, at)
+	line := fmt.Sprintf("store %s %s.%d", objKinds[op.Kind], s.w.name(wire.Ino(n)), x)
+	for _, p := range ops {
+		line += fmt.Sprintf(" %d+%d", p.Off, p.Len)
+	}
+	s.w.say("%s%s", line, at)
 	s.mu.Lock()
 	held := s.held
-	o := &storeOp{obj, op, done}
+	o := &storeOp{obj: obj, ops: ops, op: op, done: done}
+	b, was := s.objs[obj]
+	o.seen, o.was = append([]byte(nil), b...), was
 	if held {
 		s.ops = append(s.ops, o)
 	}
@@ -539,19 +570,27 @@ func (s *store) run(o *storeOp, err error) {
 	res := make([]wire.ObjResult, 1)
 	errno := uint32(0)
 	s.mu.Lock()
-	b, ok := s.objs[o.obj]
+	b := s.objs[o.obj]
 	switch {
 	case err != nil:
+	case o.op.Kind == wire.ObjWrite && s.full:
+		errno = uint32(syscall.ENOSPC)
 	case o.op.Kind == wire.ObjWrite:
-		if end := o.op.Off + o.op.Len; uint64(len(b)) < end {
-			b = append(b, make([]byte, end-uint64(len(b)))...)
+		for _, p := range o.ops {
+			if end := p.Off + p.Len; uint64(len(b)) < end {
+				b = append(b, make([]byte, end-uint64(len(b)))...)
+			}
+			copy(b[p.Off:], p.Data)
 		}
-		copy(b[o.op.Off:], o.op.Data)
 		s.objs[o.obj] = b
-	case !ok:
+	case o.op.Kind == wire.ObjZero:
+		if o.op.Off < uint64(len(b)) {
+			clear(b[o.op.Off:min(uint64(len(b)), o.op.Off+o.op.Len)])
+		}
+	case !o.was:
 		errno = uint32(syscall.ENOENT)
-	case o.op.Kind == wire.ObjRead && o.op.Off < uint64(len(b)):
-		res[0].Data = append([]byte(nil), b[o.op.Off:min(uint64(len(b)), o.op.Off+o.op.Len)]...)
+	case o.op.Kind == wire.ObjRead && o.op.Off < uint64(len(o.seen)):
+		res[0].Data = o.seen[o.op.Off:min(uint64(len(o.seen)), o.op.Off+o.op.Len)]
 	}
 	s.mu.Unlock()
 	o.done(errno, res, err)

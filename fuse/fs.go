@@ -340,10 +340,7 @@ func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 			fs.c.UnlockOwner(h.f, o, false)
 		}
 	}
-	if fs.c.LostData(h.f) {
-		return fuse.EIO
-	}
-	return fuse.OK
+	return status(fs.c.CloseError(h.f))
 }
 
 func (fs *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {

@@ -10,10 +10,10 @@ import (
 // What a client may hold is what the rows of the inode's locks allow it; what it gets of
 // that is what it wants, and in replies the shared bits besides.
 
-// issuable are the bits this rank gives out. The others would only make it faster: Ax, Lx,
-// Xx and Fb are not missed by a client that goes to the rank and to the OSDs instead.
+// issuable are the bits this rank gives out. The others would only make it faster: Ax, Lx and
+// Xx are not missed by a client that goes to the rank instead.
 const issuable = caps.Pin | caps.AuthShared | caps.LinkShared | caps.XattrShared |
-	caps.FileShared | caps.FileExcl | caps.FileCache | caps.FileRd | caps.FileWr | caps.FileAppend
+	caps.FileShared | caps.FileExcl | caps.FileCache | caps.FileRd | caps.FileWr | caps.FileAppend | caps.FileBuffer
 
 const issuableDir = caps.Pin | caps.AuthShared | caps.LinkShared | caps.XattrShared | caps.FileShared
 

@@ -15,7 +15,7 @@ func TestSessionOpenCreateLookupGetattr(t *testing.T) {
 		t.Fatalf("%+v", c1.open)
 	}
 	ino := c1.create("f", wW)
-	c1.has(ino, "pAsLsXsFsxcrwa")
+	c1.has(ino, "pAsLsXsFsxcrwba")
 	c1.write(ino, 10)
 	c2 := w.client("c2")
 	rep := c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
@@ -34,7 +34,7 @@ func TestT1WriterThenReader(t *testing.T) {
 	w := newCapWorld(t)
 	c1, c2 := w.client("c1"), w.client("c2")
 	ino := c1.create("f", wW)
-	c1.has(ino, "pAsLsXsFsxcrwa")
+	c1.has(ino, "pAsLsXsFsxcrwba")
 	c1.write(ino, 100)
 	w.log.Reset()
 	rep := c2.openFile(ino, wR)
@@ -312,7 +312,7 @@ func TestReconnectKeepsCapsAndLocks(t *testing.T) {
 	if c1.recon == nil || !c1.recon.Known || w.r.state != stateActive {
 		t.Fatalf("%+v, state %v", c1.recon, w.r.state)
 	}
-	c1.has(ino, "pAsLsXsFsxcrwa")
+	c1.has(ino, "pAsLsXsFsxcrwba")
 	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
 	if tid := c2.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: wire.FileLock{Type: wire.LockRead, Owner: 1, Start: 0, End: 9}}); c2.reply[tid].Errno != uint32(eAGAIN) {
 		t.Fatal("the lock is lost")

@@ -13,6 +13,7 @@ import (
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/fuse"
 	"github.com/capstan-fs/capstan/internal/admin"
+	"github.com/capstan-fs/capstan/internal/conf"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -50,6 +51,7 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 	cl, err := client.New(open, client.Config{
 		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
 		Host:    fmt.Sprintf("%s:%s pid %d", host, what, os.Getpid()), Log: e.Log, Wrong: e.wrong(),
+		DirtyExpire: e.Conf.DirtyExpire, DirtyMax: dirtyMax(e.Conf),
 	})
 	opened.Store(true)
 	if err == nil {
@@ -64,6 +66,14 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 		return nil, nil, fmt.Errorf("no session with the MDS: %w (the monitors say: %s; `capstan status` says what helps)", err, waits)
 	}
 	return cl, mons, nil
+}
+
+// dirtyMax is what client.Config calls it: 0 stands for its default there.
+func dirtyMax(c *conf.Config) int64 {
+	if c.DirtyMax == 0 {
+		return -1
+	}
+	return int64(c.DirtyMax)
 }
 
 // Mount dials the cluster, opens a session and mounts it at dir. Options are those of -o.

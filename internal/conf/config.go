@@ -43,6 +43,7 @@ type Config struct {
 	RecoveryBudget  time.Duration
 
 	DirtyExpire time.Duration
+	DirtyMax    uint64
 
 	LogLevel      string
 	AdminSocket   string

@@ -92,9 +92,6 @@ func (c *Config) Check() error {
 		return fmt.Errorf("%d monitors bear no more losses than %d: choose an odd number", n, n-1)
 	}
 	// Known and checked, but nothing reads them yet: better a refusal than a setting without effect.
-	if c.DirtyExpire != time.Second {
-		return fmt.Errorf("dirty_expire = %v: only the default, 1s, works so far", c.DirtyExpire)
-	}
 	if c.RecoveryBudget != 5*time.Second {
 		return fmt.Errorf("mds_recovery_budget = %v: only the default, 5s, works so far", c.RecoveryBudget)
 	}

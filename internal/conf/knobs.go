@@ -90,8 +90,10 @@ var Knobs = []Knob{
 	{Name: "mds_recovery_budget", Group: "Times", Unit: "s", Def: "5s", Min: "1s", Max: "10m", Doc: "Take-over to active when every live client answers. Journal length and dirty state are kept to it. Fixed at its default so far.",
 		field: func(c *Config) any { return &c.RecoveryBudget }},
 
-	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "Buffered data and times are written back after at most so long. Fixed at its default so far.",
+	{Name: "dirty_expire", Group: "Client", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "What a mount buffers, data and times, is durable after at most so long, without fsync. Write-back begins at half of it.",
 		field: func(c *Config) any { return &c.DirtyExpire }},
+	{Name: "dirty_max", Group: "Client", Unit: "bytes", Def: "64MiB", Min: "0B", Max: "64GiB", Doc: "Bytes that a mount buffers at most, of all files; writers wait above it, and write-back begins at half of it. 0 writes everything through.",
+		field: func(c *Config) any { return &c.DirtyMax }},
 
 	{Name: "log_level", Group: "Observing", Def: "info", OneOf: []string{"trace", "debug", "info", "warn", "error"}, Doc: "What the daemons log.",
 		field: func(c *Config) any { return &c.LogLevel }},
