@@ -45,6 +45,27 @@ type writeback struct {
 	full     bool
 	losses   uint64 // flights that failed, of any file
 	lossWhat error
+	// counters
+	buffered, through, flights uint64
+}
+
+// Stats of a mount, for people and tests.
+type Stats struct {
+	Buffered       int64  `json:"buffered_bytes"`  // that the store does not have
+	Flying         int64  `json:"flying_bytes"`    // … on their way there
+	Files          int    `json:"buffered_files"`  // that have some
+	WritesBuffered uint64 `json:"writes_buffered"` // since the start
+	WritesThrough  uint64 `json:"writes_through"`  // … that went to the store before write() returned
+	Flights        uint64 `json:"flights"`         // … that carried buffered bytes
+	Losses         uint64 `json:"flights_lost"`
+}
+
+// Stats looks at what is held back.
+func (c *Client) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := &c.wb
+	return Stats{w.held, w.flying, len(w.bufs), w.buffered, w.through, w.flights, w.losses}
 }
 
 // mayBuffer: under Fb. While a REVOKE is at work it stays issued until step 2.
@@ -76,6 +97,7 @@ func (c *Client) hold(in *Inode, data []byte, off uint64) {
 		b.since = c.now()
 	}
 	c.wb.seq++
+	c.wb.buffered++
 	for len(data) > 0 {
 		idx, at := off/in.osize, off%in.osize
 		n := min(in.osize-at, uint64(len(data)))

@@ -180,6 +180,7 @@ func (c *Client) admit(k *Caller, f *File, off *uint64, n uint64, app bool) (end
 func (c *Client) store(k *Caller, in *Inode, data []byte, off uint64) error {
 	spans := in.spans(off, uint64(len(data)))
 	o, barrier, gen := c.objects, c.barrier, c.gen
+	c.wb.through++
 	c.unlockFlush()
 	b := buffers.Get().(*[]byte)
 	*b = append((*b)[:0], data...)

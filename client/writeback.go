@@ -64,6 +64,7 @@ func (c *Client) launch(in *Inode, ob *objBuf) {
 		fl.ops[i] = wire.ObjOp{Kind: wire.ObjWrite, Off: e.off, Len: uint64(len(e.data)), DataLen: uint32(len(e.data)), Data: e.data}
 	}
 	c.wb.outbox = append(c.wb.outbox, fl)
+	c.wb.flights++
 }
 
 func (fl *flight) leave(c *Client) {

@@ -37,8 +37,9 @@ var blockModel = porcupine.Model{
 
 const blockSize = 512
 
-// Blocks has workers on every mount write and read whole blocks of one file, some through a
-// handle opened at the start (whose pages a kernel may keep), some through a fresh one, and
+// Blocks has workers on every mount write and read whole blocks of one file, some through
+// handles opened at the start, some through a fresh one, for reading and writing or for reading
+// only (whose pages a kernel may keep while other handles write beside it), and
 // checks the first word of each block as a linearizable register. Not the whole block: even a
 // local file system lets a read overtake half of a concurrent write.
 func Blocks(ctx context.Context, cfg Config, workersPerMount int) (rounds int, err error) {
@@ -79,20 +80,28 @@ func blockRound(cfg Config, round, workersPerMount int) error {
 					return err
 				}
 				defer kept.Close()
+				reader, err := os.Open(path)
+				if err != nil {
+					return err
+				}
+				defer reader.Close()
 				for i := range 25 {
 					b := rng.IntN(blocks)
 					in := blockIn{write: rng.IntN(3) == 0, val: uint64(w+1)<<32 | uint64(i+1)}
 					call := time.Since(start).Nanoseconds()
 					done := cfg.watch("block")
 					var out uint64
+					flags, f := os.O_RDWR, kept
+					if !in.write && rng.IntN(2) == 0 {
+						flags, f = os.O_RDONLY, reader
+					}
 					if rng.IntN(4) == 0 {
-						var f *os.File
-						if f, err = os.OpenFile(path, os.O_RDWR, 0); err == nil {
+						if f, err = os.OpenFile(path, flags, 0); err == nil {
 							out, err = doBlock(f, b, in)
 							f.Close()
 						}
 					} else {
-						out, err = doBlock(kept, b, in)
+						out, err = doBlock(f, b, in)
 					}
 					if late := done(); err == nil {
 						err = late
