@@ -112,6 +112,14 @@ func (r *rank) Objects(self wire.Instance) Objects {
 	r.w.lives++
 	if r.w.lives > 1 {
 		r.w.say("client begins life %d", r.w.lives)
+		// The map that shows the fence ends the old life's operations, with a lock held that
+		// making a new line to the store takes.
+		ended := make(chan struct{})
+		go func() {
+			r.w.store.finish("", ErrClosed)
+			close(ended)
+		}()
+		<-ended
 	}
 	return handle{r.w.store, r.w.lives}
 }

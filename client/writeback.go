@@ -69,9 +69,18 @@ func (c *Client) launch(in *Inode, ob *objBuf) {
 
 func (fl *flight) leave(c *Client) {
 	fl.objects.Submit(fl.obj, fl.ops, fl.barrier, func(errno uint32, _ []wire.ObjResult, err error) {
-		c.mu.Lock()
-		c.landed(fl, objErr(fl.obj, errno, err))
-		c.unlockFlush()
+		land := func() {
+			c.mu.Lock()
+			c.landed(fl, objErr(fl.obj, errno, err))
+			c.unlockFlush()
+		}
+		if err == nil {
+			land()
+			return
+		}
+		// Whoever ends an operation without an answer, such as the map that shows our fence, may hold
+		// a lock that Cluster.Objects takes, and that is called under ours (startAnew).
+		go land()
 	})
 }
 
