@@ -46,6 +46,14 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 	if err := c.need(k, in, f, caps.FileWr, false); err != nil {
 		return err
 	}
+	if k.UID != 0 { // as before a write; the kernel does not say so here
+		if err := c.killPriv(k, in); err != nil {
+			return err
+		}
+	}
+	if err := c.killFileCaps(k, f); err != nil {
+		return err
+	}
 	// The size must be the true one: it may only grow.
 	for in.fresh&wire.MaskFile == 0 || in.cap.issued&(caps.FileShared|caps.FileExcl) == 0 {
 		if err := c.fetch(k, in, wire.MaskFile); err != nil {
@@ -107,23 +115,4 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 		in.changed.wake()
 	}
 	return err
-}
-
-// Lseek answers SEEK_DATA and SEEK_HOLE as if the whole file were data, which is allowed.
-func (c *Client) Lseek(k *Caller, f *File, off uint64, hole bool) (uint64, error) {
-	c.mu.Lock()
-	defer c.unlockFlush()
-	in := f.in
-	if c.mayAttr(in, wire.MaskFile) == NoRight {
-		if err := c.fetch(k, in, wire.MaskFile); err != nil {
-			return 0, err
-		}
-	}
-	switch {
-	case off >= in.attr.Size:
-		return 0, syscall.ENXIO
-	case hole:
-		return in.attr.Size, nil
-	}
-	return off, nil
 }

@@ -104,6 +104,14 @@ func (x *exec) step(op *wire.ObjOp, r *wire.ObjResult) uint32 {
 			return eNOENT
 		}
 		r.Size, r.Allocated, r.Version = x.size, x.st.Allocated, x.st.Version
+	case wire.ObjExtents:
+		if !x.exists {
+			return eNOENT
+		}
+		r.Size = x.size
+		if !x.fresh {
+			r.Data = wire.PutExtents(clip(st.Extents(id, x.name), op.Off, op.Len))
+		}
 	case wire.ObjWrite, wire.ObjAppend:
 		off := op.Off
 		if op.Kind == wire.ObjAppend {
@@ -227,6 +235,18 @@ func (x *exec) step(op *wire.ObjOp, r *wire.ObjResult) uint32 {
 		return eINVAL
 	}
 	return 0
+}
+
+// clip leaves of es what lies in [off, off+n).
+func clip(es []wire.Extent, off, n uint64) (out []wire.Extent) {
+	stop := off + min(n, wire.MaxObjectBytes)
+	for _, e := range es {
+		from, to := max(e.Off, off), min(e.Off+e.Len, stop)
+		if from < to {
+			out = append(out, wire.Extent{Off: from, Len: to - from})
+		}
+	}
+	return out
 }
 
 func (x *exec) xattr(key string) ([]byte, bool) {

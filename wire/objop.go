@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"encoding/binary"
+	"fmt"
+)
+
 // ObjOpKind is one kind of step in a vector of operations on one object.
 type ObjOpKind uint8
 
@@ -25,10 +30,11 @@ const (
 	ObjOmapClear                          //
 	ObjAssertVersion                      // AssertN: ERANGE when the object's version differs
 	ObjCmpXattr                           // Key, Data: ECANCELED when different; absent equals empty
+	ObjExtents                            // Off, Len → the parts that hold data, in Data (PutExtents), and Size
 )
 
 var objOpNames = [...]string{"?", "read", "stat", "write", "writefull", "append", "truncate", "zero", "remove", "create",
-	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr"}
+	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr", "extents"}
 
 func (k ObjOpKind) String() string {
 	if int(k) < len(objOpNames) {
@@ -84,4 +90,33 @@ type ObjResult struct {
 	More      bool
 	Pairs     []KV
 	Data      []byte `msgpack:"-"`
+}
+
+// PutExtents encodes what ObjExtents answers: for each part its offset and length, 32 bits
+// each, little-endian. An object is smaller than that.
+func PutExtents(es []Extent) []byte {
+	b := make([]byte, 0, 8*len(es))
+	for _, e := range es {
+		b = binary.LittleEndian.AppendUint32(b, uint32(e.Off))
+		b = binary.LittleEndian.AppendUint32(b, uint32(e.Len))
+	}
+	return b
+}
+
+// Extents decodes PutExtents. Parts that are empty, overlap or are out of order are an error.
+func Extents(b []byte) ([]Extent, error) {
+	if len(b)%8 != 0 {
+		return nil, fmt.Errorf("wire: extents of %d bytes", len(b))
+	}
+	es := make([]Extent, 0, len(b)/8)
+	end := uint64(0)
+	for ; len(b) > 0; b = b[8:] {
+		e := Extent{Off: uint64(binary.LittleEndian.Uint32(b)), Len: uint64(binary.LittleEndian.Uint32(b[4:]))}
+		if e.Len == 0 || e.Off < end || e.Off+e.Len > MaxObjectBytes {
+			return nil, fmt.Errorf("wire: extent %d+%d behind %d", e.Off, e.Len, end)
+		}
+		end = e.Off + e.Len
+		es = append(es, e)
+	}
+	return es, nil
 }

@@ -78,6 +78,19 @@ func (s *Store) apply(id wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjRes
 				return uint32(syscall.ENOENT), res
 			}
 			res[i].Size, res[i].Allocated = uint64(len(o.data)), uint64(len(o.blocks))*block
+		case wire.ObjExtents:
+			if o == nil {
+				return uint32(syscall.ENOENT), res
+			}
+			res[i].Size = uint64(len(o.data))
+			var es []wire.Extent
+			for b := op.Off / block; b*block < min(op.Off+op.Len, uint64(len(o.data))); b++ {
+				if _, ok := o.blocks[int(b)]; ok {
+					from := max(b*block, op.Off)
+					es = append(es, wire.Extent{Off: from, Len: min((b+1)*block, op.Off+op.Len, uint64(len(o.data))) - from})
+				}
+			}
+			res[i].Data = wire.PutExtents(es)
 		case wire.ObjWrite:
 			if o == nil {
 				o = &object{blocks: map[int]struct{}{}}

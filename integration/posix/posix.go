@@ -55,11 +55,33 @@ var Checks = []Check{
 	{"sticky directories", sticky},
 	{"flock and fcntl locks", locks},
 	{"many writers of one file", manyWriters},
+	{"SEEK_HOLE and SEEK_DATA", seeks},
+	{"copy_file_range", copyRange},
+	{"fallocate ZERO_RANGE", zeroRange},
+	{"statx birth time", birth},
+	{"times of every call", timesOfEvery},
+	{"who may set times", utimeRules},
+	{"set-id bits in all cases", setIDRules},
+	{"sticky directories and rename", stickyRename},
+	{"O_TMPFILE rules", tmpfileRules},
+	{"O_PATH", oPath},
+	{"limits of names and links", nameLimits},
+	{"namespaces and limits of xattrs", xattrRules},
+	{"numbers of dot and dot-dot", directoryNumbers},
+	{"blocks and statfs", blocksAndDu},
+	{"readdir while names come and go", seekdirStable},
+	{"mappings and msync", mapsAndMsync},
+	{"devices, fifos, sockets", devices},
+	{"what open refuses", openRules},
 }
 
 // Beyond are promises of Capstan that a local file system does not make.
 var Beyond = []Check{
 	{"inode numbers are never reused", inodeNumbers},
+	{"a copy keeps its holes", copyKeepsHoles},
+	{"what shifts bytes is refused", shiftsRefused},
+	{"ioctls are refused", noIoctls},
+	{"RENAME_WHITEOUT is refused", whiteout},
 }
 
 // Run runs each of the checks in its own directory below dir.
