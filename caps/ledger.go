@@ -7,9 +7,10 @@ import (
 )
 
 // Ledger is all caps on one inode, ordered by client: nearly always none or one, so a slice.
-// The zero value is empty.
+// The zero value is empty. It is not to be copied once it was used.
 type Ledger struct {
 	recs []*Record
+	one  [1]*Record // where recs lies while it is alone
 	Loner
 }
 
@@ -38,6 +39,9 @@ func (l *Ledger) Put(r *Record) {
 	i, ok := l.find(r.Client)
 	if ok {
 		panic(fmt.Sprintf("caps: client %d has two caps on %#x", r.Client, r.Ino))
+	}
+	if l.recs == nil {
+		l.recs = l.one[:0:1]
 	}
 	l.recs = slices.Insert(l.recs, i, r)
 }

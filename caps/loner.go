@@ -1,16 +1,21 @@
 package caps
 
-import "slices"
-
-// Loner remembers the one client whose interest lets it hold exclusive bits (4.6), and the
-// queue of those who take turns at appending (T6).
+// Loner remembers the one client whose interest lets it hold exclusive bits (4.6). Those who
+// take turns at appending (T6) queue by Record.asked.
 type Loner struct {
 	client uint64 // 0: none
-	since  int64  // when it became the loner
-	served int64  // when it was first seen to have what it wants, 0: not yet
-	idleAt int64  // when its wanted fell, 0: it wants
-	askers []uint64
+	since  int64  // when its phase began
+	phase  phase
 }
+
+// phase is where a loner is in its turn.
+type phase uint8
+
+const (
+	chosen phase = iota // it does not have what it wants yet, or wants nothing
+	served              // it was first seen to have it: the quantum of its turn runs
+	idle                // its wanted fell
+)
 
 // interest are the bits whose wanting counts.
 const interest = FileRd | FileWr | FileBuffer | FileExcl | AuthExcl | LinkExcl | XattrExcl
@@ -19,23 +24,11 @@ const interest = FileRd | FileWr | FileBuffer | FileExcl | AuthExcl | LinkExcl |
 func (l *Loner) LonerOf() uint64 { return l.client }
 
 // SetLoner installs a new one (0: none); legal only when SO1 holds, which the caller checks.
-func (l *Loner) SetLoner(c uint64, now int64) {
-	l.client, l.since, l.served, l.idleAt = c, now, 0, 0
-}
+func (l *Loner) SetLoner(c uint64, now int64) { l.client, l.since, l.phase = c, now, chosen }
 
 func (l *Loner) forget(c uint64) {
-	l.unask(c)
 	if l.client == c {
-		l.client, l.idleAt = 0, 0
-	}
-}
-
-func (l *Loner) unask(c uint64) {
-	if i := slices.Index(l.askers, c); i >= 0 {
-		l.askers = slices.Delete(l.askers, i, i+1)
-		if len(l.askers) == 0 {
-			l.askers = nil
-		}
+		*l = Loner{}
 	}
 }
 
@@ -43,17 +36,31 @@ func (l *Loner) unask(c uint64) {
 // the queue until it was seen with what it wants. The loner may ask, too: its turn may be
 // over, or end before the bits reach it, and it will not say it again. Idle openers do not
 // ask, so a turn that nobody waits for lasts as long as it likes.
-func (l *Loner) Ask(c uint64) {
-	if !slices.Contains(l.askers, c) {
-		l.askers = append(l.askers, c)
+func (l *Ledger) Ask(c uint64) {
+	rec := l.Get(c)
+	if rec == nil || rec.asked != 0 {
+		return
 	}
+	rec.asked = 1
+	for _, r := range l.recs {
+		if r != rec {
+			rec.asked = max(rec.asked, r.asked+1)
+		}
+	}
+}
+
+// firstAsker is who waits for a turn longest, nil when nobody does; but is not looked at.
+func (l *Ledger) firstAsker(but uint64) (first *Record) {
+	for _, r := range l.recs {
+		if r.asked != 0 && r.Client != but && !r.Stale && (first == nil || r.asked < first.asked) {
+			first = r
+		}
+	}
+	return first
 }
 
 // lacks reports whether r's client waits for something that a turn would bring.
 func (r *Record) lacks() bool { return r.Wanted&interest&^r.Pending != 0 }
-
-// Askers are those that wait for a turn, first come first.
-func (l *Loner) Askers() []uint64 { return l.askers }
 
 // LonerTimes shape the choice, in the caller's ticks.
 type LonerTimes struct {
@@ -97,7 +104,9 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 	case n > 1 && l.Turns():
 		return l.turn(now, t)
 	case n == 1:
-		l.idleAt = 0
+		if l.phase == idle {
+			l.phase = served
+		}
 		return only, 0
 	case n > 1:
 		return 0, 0
@@ -107,10 +116,10 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 	if r == nil || r.Stale {
 		return 0, 0
 	}
-	if l.idleAt == 0 {
-		l.idleAt = now
+	if l.phase != idle {
+		l.phase, l.since = idle, now
 	}
-	if until := l.idleAt + t.Linger; now < until {
+	if until := l.since + t.Linger; now < until {
 		return l.client, until
 	}
 	return 0, 0
@@ -120,44 +129,44 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 // quantum of a turn that others wait for.
 func (l *Ledger) Served(now int64) bool {
 	cur := l.Get(l.client)
-	if l.served != 0 || cur == nil || cur.lacks() {
+	if l.phase != chosen || cur == nil || cur.lacks() {
 		return false
 	}
-	l.served = now
-	l.unask(l.client)
-	return len(l.askers) > 0
+	l.phase, l.since = served, now
+	cur.asked = 0
+	for _, r := range l.recs {
+		if r.asked != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // turn is the loner among several appenders: the present one for a quantum at least, then
 // the first of those who asked.
 func (l *Ledger) turn(now int64, t LonerTimes) (uint64, int64) {
-	l.askers = slices.DeleteFunc(l.askers, func(c uint64) bool {
-		r := l.Get(c)
-		return r == nil || !r.lacks()
-	})
-	next := uint64(0)
-	for _, c := range l.askers {
-		if c != l.client && !l.Get(c).Stale {
-			next = c
-			break
+	for _, r := range l.recs {
+		if !r.lacks() {
+			r.asked = 0
 		}
 	}
+	next := l.firstAsker(l.client)
 	if cur := l.Get(l.client); cur != nil && !cur.Stale && cur.Wanted&interest != 0 {
-		if next == 0 {
+		if next == nil {
 			return l.client, 0
 		}
 		// The quantum begins when the bits are there: who is asked back before it could use them
 		// would never get on.
 		until := l.since + t.Linger
-		if l.Served(now); l.served != 0 {
-			until = l.served + t.Quantum
+		if l.Served(now); l.phase != chosen {
+			until = l.since + t.Quantum
 		}
 		if now < until {
 			return l.client, until
 		}
 	}
-	if next != 0 {
-		return next, 0
+	if next != nil {
+		return next.Client, 0
 	}
 	for _, r := range l.recs { // nobody asked in so many words
 		if !r.Stale && r.Wanted&FileExcl != 0 {

@@ -17,6 +17,7 @@ type Record struct {
 	IssueSeq uint32 // of the last one after which a RELEASE sent earlier must not count (Q-f)
 	NarrowAt uint32 // of the last one that took bits away
 	Mseq     uint32
+	asked    uint32 // place in the queue for turns (T6), 0: not in it
 
 	RevokedAt  int64 // when the oldest unanswered REVOKE was sent, in the caller's ticks
 	AskedTwice bool  // the ladder's second step was taken

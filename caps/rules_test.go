@@ -364,8 +364,8 @@ func TestT6AnAskLastsUntilItIsServed(t *testing.T) {
 	}
 	l.SetLoner(2, 1100)
 	l.Get(2).Pending = FileRd
-	if l.Served(1105); len(l.Askers()) != 1 {
-		t.Fatal("the first asker was forgotten", l.Askers())
+	if l.Served(1105); l.firstAsker(2) == nil || l.Get(2).asked != 0 {
+		t.Fatal("the first asker was forgotten", l.All())
 	}
 	if c, again := l.Ideal(false, 1106, tm); c != 2 || again != 1115 {
 		t.Fatal(c, again)

@@ -12,19 +12,24 @@ import (
 // benchRank is an active rank whose journal writes and object operations end at once.
 type benchRank struct {
 	r     *Rank
-	b     *testing.B
+	b     testing.TB
 	now   int64
 	store *world
 	key   SessionKey
 	tid   uint64
 	last  *wire.Reply
 	safe  wire.Tid
+
+	onMsg  func(wire.Message) // sees every message to the client
+	after  []func()           // what runs when the outermost step has ended
+	depth  int
+	warned bool // a warning was logged
 }
 
-func newBench(b *testing.B) *benchRank {
+func newBench(b testing.TB) *benchRank {
 	w := &world{t: b, store: map[string]*object{}}
 	br := &benchRank{b: b, store: w, key: 5}
-	br.r = New(Config{MetaPool: 1, DataPool: 2, Create: true, Incarnation: 1, InoRanges: []uint64{1}, LogLevel: LogError, MaxInodes: 1 << 30, SegmentBytes: 1 << 30})
+	br.r = New(Config{MetaPool: 1, DataPool: 2, Create: true, Incarnation: 1, InoRanges: []uint64{1}, LogLevel: LogError, CacheBytes: 1 << 40, SegmentBytes: 1 << 30})
 	br.step(Event{Kind: Start})
 	br.step(Event{Kind: FromSession, Session: br.key, Msg: &wire.SessionOpen{Instance: wire.Instance{Kind: wire.KindClient, Nonce: uint64(br.key)}}})
 	return br
@@ -34,7 +39,16 @@ func (br *benchRank) step(ev Event) {
 	br.now += 1000
 	ev.Now, ev.Wall = br.now, wire.Time{Sec: br.now}
 	e := br.r.Step(ev)
+	if e.Exit != nil {
+		br.b.Fatal(e.Exit)
+	}
+	br.warned = br.warned || len(e.Logs) > 0
+	br.depth++
+	defer br.end()
 	for i := range e.Sends {
+		if br.onMsg != nil {
+			br.onMsg(e.Sends[i].Msg)
+		}
 		switch m := e.Sends[i].Msg.(type) {
 		case *wire.Reply:
 			br.last = m
@@ -60,6 +74,18 @@ func (br *benchRank) step(ev Event) {
 	for _, op := range ops {
 		errno, res := br.store.apply(op.Obj, op.Ops)
 		br.step(Event{Kind: ObjectDone, Token: op.Token, Errno: errno, Res: res})
+	}
+}
+
+// end runs what was put off while a step ran.
+func (br *benchRank) end() {
+	if br.depth--; br.depth > 0 {
+		return
+	}
+	for len(br.after) > 0 {
+		fn := br.after[0]
+		br.after = br.after[1:]
+		fn()
 	}
 }
 

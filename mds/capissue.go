@@ -30,7 +30,7 @@ func (in *inode) allowed(c uint64) caps.Bits {
 	if b.Has(caps.FileWr) {
 		b |= caps.FileAppend // a travels with w
 	}
-	if in.r != nil && in.r.now < in.r.silentUntil {
+	if in.rank.now < in.rank.silentUntil {
 		// Silent sessions of before may cache what would change. Who had w all along keeps it:
 		// beside it nobody cached anything (C2).
 		var had caps.Bits
@@ -71,9 +71,11 @@ func (r *Rank) capFor(in *inode, s *session) *caps.Record {
 	if rec == nil {
 		r.capID++
 		rec = &caps.Record{Client: s.client(), Ino: uint64(in.rec.Ino), ID: r.capID, Stale: s.state == sessStale}
-		in.r = r
+		r.unlist(in) // what a client holds does not go
 		in.ledger.Put(rec)
 		s.caps.Add(rec)
+		r.mem.caps++
+		r.mem.used += capCost
 		r.engine.Changed(in)
 	}
 	return rec

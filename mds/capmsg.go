@@ -23,7 +23,15 @@ func (r *Rank) onCapUpdate(s *session, m *wire.CapUpdate) {
 	}
 	rec := in.ledger.Get(s.client())
 	if rec == nil || !rec.Current(m.CapID, m.Mseq) {
-		return // Q-d
+		// Q-d: it speaks of another cap. But a flush whose tid a later watermark would cover must
+		// not be dropped in silence: sent between the client's reconnect and its hearing of the
+		// new id, it is as good as one under that, if the bound that stands now allows it.
+		if m.Dirty != 0 && rec != nil && rec.MayFlush(m.Dirty) {
+			r.applyFlush(s, in, m, rec.Issued)
+		} else if m.Dirty != 0 {
+			r.logf(LogWarn, "session %v: flush of %v on %v under a cap that is no more", s.instance, m.Dirty, in)
+		}
+		return
 	}
 	before := rec.Issued
 	flush := m.Dirty != 0 && rec.MayFlush(m.Dirty) // FW: by the bound before this message shrinks it
@@ -123,7 +131,7 @@ func (r *Rank) onCapRelease(s *session, m *wire.CapRelease) {
 		if rec == nil || !rec.Current(c.CapID, c.Mseq) || !rec.Releasable(c.IssueSeq) {
 			continue // Q-d, Q-f: given again meanwhile
 		}
-		s.live.recalled = max(0, s.live.recalled-1)
+		s.live.recall.owed = max(0, s.live.recall.owed-1)
 		if r.trace != nil {
 			r.traced(TraceEvent{Kind: "release", ino: c.Ino, For: s.instance.String(), Host: s.place()})
 		}

@@ -128,6 +128,11 @@ func (w *capWorld) boot(create bool, epoch wire.Epoch) {
 	w.pending = nil
 	w.r = New(Config{Rank: 0, Instance: wire.Instance{Kind: wire.KindMDS, Nonce: uint64(epoch)}, Incarnation: journal.Incarnation(epoch),
 		MetaPool: 1, DataPool: 2, Create: create, InoRanges: []uint64{1}, Barrier: w.epoch, Epoch: epoch, Check: true})
+	blocked := map[wire.Instance]clustermap.BlockEntry{}
+	for inst := range w.fenced {
+		blocked[inst] = clustermap.BlockEntry{}
+	}
+	w.step(Event{Kind: Maps, OSDMap: &clustermap.OSDMap{Blocklist: blocked}})
 	w.step(Event{Kind: Start})
 }
 

@@ -18,7 +18,7 @@ func (r *Rank) mustHold() {
 		}
 		must.Holdf(in.rec.Nlink != 0 || in.home == nil || in.home.dir.in == r.inodes[r.strayIno(in)], "%v has nlink 0 outside of strays", in)
 		must.NoErr(in.ledger.Check(), "%v", in)
-		for _, rem := range in.remotes {
+		for _, rem := range in.remotes() {
 			must.Holdf(rem.in == in && rem.kind == dnRemote && !rem.dead, "%v: remote %v leads elsewhere", in, rem)
 		}
 		if in.dir != nil {

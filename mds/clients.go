@@ -44,10 +44,10 @@ type clients struct {
 
 // sessionLive is what a session keeps of its client's life (4.7).
 type sessionLive struct {
-	lastRenew int64               // when the last renewal came (monotonic ns)
-	leases    leaseList           // every dentry lease, oldest first
-	asked     int                 // caps asked back by the last RECALL
-	recalled  int                 // those of them not released yet
+	lastRenew int64     // when the last renewal came (monotonic ns)
+	leases    leaseList // every dentry lease, oldest first
+	recall    recallState
+	lastWork  int64               // when its last request came
 	goodbye   string              // why it is evicted
 	last      bool                // reconnect: it has said everything
 	parts     int                 // reconnect: inodes that are still being opened

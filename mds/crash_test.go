@@ -530,7 +530,7 @@ func TestPurgeIsRedoneAfterACrash(t *testing.T) {
 // The cache keeps to its bound, and what it dropped comes back from the objects.
 func TestCacheIsTrimmed(t *testing.T) {
 	w := newWorld(t, 11)
-	w.cfg.MaxInodes = 60
+	w.cfg.CacheBytes = 200 << 10
 	w.crash()
 	w.restart()
 	c := w.client()
@@ -549,8 +549,8 @@ func TestCacheIsTrimmed(t *testing.T) {
 		w.quiet()
 		w.step(Event{Kind: Tick})
 	}
-	if n := len(w.r.inodes); n > 60 {
-		t.Fatalf("%d inodes are cached", n)
+	if m := w.r.Memory(); m.Used > m.Budget || w.r.counts.Trimmed == 0 {
+		t.Fatalf("%+v", m)
 	}
 	for _, d := range dirs {
 		if got := len(c.list(d)); got != 20 {
@@ -617,7 +617,7 @@ func (r *Rank) replayedDirs() (out []*dir) {
 // nothing, and a file that was dropped comes back with one small read.
 func TestDirectoryLargerThanTheCache(t *testing.T) {
 	w := newWorld(t, 12)
-	w.cfg.MaxInodes = 80
+	w.cfg.CacheBytes = 220 << 10
 	w.crash()
 	w.restart()
 	c := w.client()

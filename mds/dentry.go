@@ -22,22 +22,26 @@ type dentry struct {
 	dir  *dir
 	name string
 	hash uint64 // its cookie: order within the directory, position in a listing; stored in the record
-	kind dentryKind
 	ino  wire.Ino
-	typ  uint32 // file type bits, so that a listing needs no remote inode
 	in   *inode
 
 	version uint64 // of its last change; numbers are the dir's
+	locks   [1]locker.Lock
+	leases  []*leaseRec // by session key
+	stamp   stamps
+	loads   *loads // of a bare home dentry whose inode is being read
+
+	kind    dentryKind
 	dirty   bool   // in dir.dirty
 	dead    bool   // dropped from the cache
-
-	locks  [1]locker.Lock
-	leases []*leaseRec // by session key (F2)
-	stamp  stamps
-	pins   int32
-	idle   bool     // in Rank.idle
-	loads  []func() // of a bare home dentry: who waits for the inode
+	idle    bool   // in Rank.idle
+	indexed bool   // the index knows it as its inode's home
+	typ     uint32 // file type bits, so that a listing needs no remote inode
+	pins    int32
 }
+
+// loads is who waits for the inode of a bare home dentry.
+type loads struct{ fns []func() }
 
 func (d *dentry) isNull() bool   { return d.kind == dnNull }
 func (d *dentry) String() string { return fmt.Sprintf("dn %v/%s", d.dir.in.rec.Ino, d.name) }

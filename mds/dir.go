@@ -50,6 +50,7 @@ func (r *Rank) newDir(in *inode) *dir {
 	must.Holdf(in.dir == nil, "%v has a dir already", in)
 	d := &dir{in: in, names: map[string]*dentry{}, order: btree.NewG(btreeDegree, byHash)}
 	in.dir = d
+	r.account(in)
 	return d
 }
 
@@ -94,6 +95,7 @@ func (r *Rank) dentry(d *dir, name string) *dentry {
 	dn.locks[0].Init(locker.Dn, dn)
 	d.names[name] = dn
 	r.numDentries++
+	r.mem.used += dentryBytes(name)
 	r.noteIdle(dn)
 	return dn
 }
@@ -118,7 +120,7 @@ func (r *Rank) attach(dn *dentry, kind dentryKind, in *inode) {
 		in.home = dn
 		dn.dir.resident++
 	} else {
-		in.remotes = append(in.remotes, dn)
+		in.addRemote(dn)
 	}
 }
 
@@ -130,20 +132,17 @@ func (r *Rank) unbind(dn *dentry) {
 	}
 	if dn.in != nil {
 		if dn.kind == dnHome {
-			dn.dir.resident--
+			if dn.dir.resident--; dn.dir.resident == 0 {
+				r.used(dn.dir.in)
+			}
 			if dn.in.home == dn {
 				dn.in.home = nil
 			}
 		} else {
-			for i, x := range dn.in.remotes {
-				if x == dn {
-					dn.in.remotes = append(dn.in.remotes[:i], dn.in.remotes[i+1:]...)
-					break
-				}
-			}
+			dn.in.dropRemote(dn)
 		}
 	}
-	dn.kind, dn.in, dn.ino, dn.typ = dnNull, nil, 0, 0
+	dn.kind, dn.in, dn.ino, dn.typ, dn.indexed = dnNull, nil, 0, 0, false
 	r.noteIdle(dn)
 }
 
@@ -169,9 +168,26 @@ func (r *Rank) newInode(rec inodeRec) *inode {
 	for i := range in.locks {
 		in.locks[i].Init(inodeLockTypes[i], in)
 	}
-	must.Holdf(r.inodes[rec.Ino] == nil, "%v is in the cache twice", in)
+	if r.inodes[rec.Ino] != nil {
+		must.Holdf(false, "%v is in the cache twice", in)
+	}
 	r.inodes[rec.Ino] = in
+	r.mem.used += inodeCost
+	r.mem.grown++
+	r.account(in)
 	return in
+}
+
+// dropInode takes in out of the cache; its names are the caller's.
+func (r *Rank) dropInode(in *inode) {
+	for _, rem := range in.remotes() {
+		rem.in = nil
+	}
+	r.unlist(in)
+	delete(r.inodes, in.rec.Ino)
+	in.dead = true
+	r.mem.used -= inodeCost + int64(in.extra)
+	in.extra = 0
 }
 
 // noteIdle lists a null dentry that nobody may need any more, for the end of the step.
@@ -204,6 +220,7 @@ func (r *Rank) dropDentry(dn *dentry) {
 	delete(dn.dir.names, dn.name)
 	dn.dead = true
 	r.numDentries--
+	r.mem.used -= dentryBytes(dn.name)
 }
 
 // pinned dentries stay; the last unpin lists a null one for dropping.

@@ -171,18 +171,25 @@ func (r *Rank) loadDentry(d *dir, name string, b []byte) error {
 	}
 	in := r.inodes[rec.Ino]
 	switch {
+	case in == nil && r.mem.used > r.cfg.CacheBytes && !d.in.isSystem():
+		// The cache is full, so only the name comes in: a directory larger than the cache must
+		// not push out all else. Who asks for the inode gets it (loadInode).
+		dn.kind, dn.ino, dn.typ = dnHome, rec.Ino, rec.Type
+		d.order.ReplaceOrInsert(dn)
+		return nil
 	case in == nil:
-		in = r.newInode(*rec.Inode)
+		in = r.newInode(rec.Inode.memory())
 		r.used(in)
 	case in.stub:
-		in.rec, in.stub = *rec.Inode, false
+		in.rec, in.stub = rec.Inode.memory(), false
+		r.account(in)
 		r.used(in)
 	default:
 		// The journal moved it: its record there is newer, and so is its absence here, or
 		// the journal would not have been trimmed.
 		return fmt.Errorf("ino %v is at home in %v as well", rec.Ino, in.home)
 	}
-	in.indexed = dn
+	dn.indexed = true
 	r.attach(dn, dnHome, in)
 	r.loaded(in)
 	return nil
@@ -195,7 +202,7 @@ func (r *Rank) attachRemote(dn *dentry, ino wire.Ino, typ uint32) {
 	must.Holdf(!taken, "%v: cookie %#x taken", dn, dn.hash)
 	if in := r.inodes[ino]; in != nil && !in.stub {
 		dn.in = in
-		in.remotes = append(in.remotes, dn)
+		in.addRemote(dn)
 	}
 }
 

@@ -20,7 +20,7 @@ func onDisk(t testing.TB) map[string][]byte {
 	}
 	in := &inodeRec{Ino: 1 << 40, Mode: 0o100644, Nlink: 1, Xattrs: []wire.KV{{Key: "user.a", Val: []byte("1")}},
 		Ranges: []rangeRec{{Session: 7, Max: 4096}}, Backs: []backRec{{Dir: 1, Name: "b"}}}
-	dn := put(&dentryRec{Version: 9, Kind: dnHome, Ino: in.Ino, Type: modeReg, Inode: in})
+	dn := put(&dentryRec{Version: 9, Kind: dnHome, Ino: in.Ino, Type: modeReg, Inode: &inodeDisk{inodeRec: *in}})
 	hdr := put(&headerRec{Version: 5, Entries: 2, Frags: []uint32{1}})
 	sess := sessionRec{Instance: wire.Instance{Kind: wire.KindClient, Nonce: 3}, Host: "h", Oldest: 2}
 	return map[string][]byte{

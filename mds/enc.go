@@ -121,13 +121,17 @@ func (v *inodeRec) put(b []byte) []byte {
 		b = putString(putUint(putArray(b, 2), uint64(k.Dir)), k.Name)
 	}
 	b = putUint(b, v.Reach)
-	b = putBytes(b, v.Inline)
-	b = putArray(b, len(v.Quota))
-	for _, q := range v.Quota {
+	room := v.Room
+	if room == nil {
+		return append(b, 0xc0, 0x90, 0, 0xc0)
+	}
+	b = putBytes(b, room.Inline)
+	b = putArray(b, len(room.Quota))
+	for _, q := range room.Quota {
 		b = putUint(b, q)
 	}
-	b = putInt(b, int64(v.Pin))
-	return putBytes(b, v.Snaps)
+	b = putInt(b, int64(room.Pin))
+	return putBytes(b, room.Snaps)
 }
 
 // put appends the record with its version byte. in is nil unless the kind is home.

@@ -138,6 +138,7 @@ func (r *Rank) submit(e *entry) journal.Pos {
 		dn.stamp.update(pos, by, e.rest)
 		if dn.kind == dnHome {
 			dn.in.rest.update(pos, by, e.rest)
+			r.account(dn.in)
 		}
 	}
 	for _, d := range e.dirs {
@@ -187,7 +188,7 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 		return append(b, 0xc0)
 	}
 	b = putArray(b, 3)
-	n := 0
+	n := len(r.ghosts) // their close comes when they are laid
 	for _, s := range r.order {
 		if s.durableSession() {
 			n++
@@ -198,6 +199,9 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 		if s.durableSession() {
 			b = s.put(b)
 		}
+	}
+	for _, s := range r.ghosts {
+		b = s.put(b)
 	}
 	b = putUint(b, uint64(r.inos.end))
 	return putUint(b, uint64(r.inos.max))

@@ -196,8 +196,31 @@ func (r *Rank) onBlocklisted(inst wire.Instance, e wire.Epoch) {
 			r.send(o, 0, 0, &wire.RenewAck{Barrier: r.barrier})
 		}
 	}
+	if s.caches() {
+		// Its close is journaled when its kernel has forgotten what it cached (layGhosts): until
+		// then a successor must know that somebody may still look at it. It will not believe
+		// what the session says it holds: the fence is older than its maps.
+		r.evicted(s, 0)
+		return
+	}
 	pos := r.submitClose(s)
 	r.whenDurable(pos, func() { r.evicted(s, pos) })
+}
+
+// fenced are the bits that the fence takes back: writes, and reads from the OSDs.
+const fenced = caps.AnyWrite | caps.FileAppend | caps.FileRd | caps.FileLazy
+
+// caches reports whether s has something that its kernel may show without asking anybody.
+func (s *session) caches() bool {
+	if s.live.leases.n > 0 {
+		return true
+	}
+	for rec := s.caps.First(); rec != nil; rec = rec.Next() {
+		if rec.Issued&^(fenced|caps.Pin) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // evicted frees what the fence covers: w, b, x and file locks at once, c, s and leases only
@@ -213,8 +236,7 @@ func (r *Rank) evicted(s *session, pos journal.Pos) {
 		next := rec.Next()
 		in := r.inodes[wire.Ino(rec.Ino)]
 		r.recoverRange(in, s)
-		// Reads by the fenced instance are refused by the OSDs as well.
-		rec.Seize(caps.AnyWrite | caps.FileAppend | caps.FileRd | caps.FileLazy)
+		rec.Seize(fenced)
 		rec.Wanted = 0
 		if rec.Issued&^caps.Pin == 0 {
 			r.dropCap(in, s, rec)
@@ -237,6 +259,7 @@ func (r *Rank) layGhosts() (next int64) {
 			return false
 		}
 		r.dropAll(s)
+		r.submitClose(s)
 		return true
 	})
 	return next
@@ -257,6 +280,8 @@ func (r *Rank) dropCap(in *inode, s *session, rec *caps.Record) {
 	delete(r.busy, rec)
 	s.caps.Remove(rec)
 	in.ledger.Remove(rec.Client)
+	r.mem.caps--
+	r.mem.used -= capCost
 	r.wakeOpens(in) // some may be of requests that died with the session
 	r.engine.Changed(in)
 	r.capsGone(in)

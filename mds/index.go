@@ -37,8 +37,8 @@ func (r *Rank) indexOps(d *dir) (objs []wire.ObjectID, ops [][]wire.ObjOp) {
 	}
 	var lines []line
 	for _, dn := range d.dirty {
-		if dn.kind == dnHome && dn.in.indexed != dn && dn.ino >= wire.FirstFreeIno {
-			dn.in.indexed = dn
+		if dn.kind == dnHome && !dn.indexed && dn.ino >= wire.FirstFreeIno {
+			dn.indexed = true
 			b := putString(putUint(putArray([]byte{recordVersion}, 2), uint64(d.in.ino())), dn.name)
 			lines = append(lines, line{dn.ino, b})
 		}

@@ -32,26 +32,21 @@ type inode struct {
 	home *dentry // the dentry that embeds it; nil only for the base directory and a stub
 	dir  *dir    // of a directory, once something asked for its contents
 
-	// remotes are the cached remote dentries that lead here, so that it cannot be trimmed
-	// from under them.
-	remotes []*dentry
-
 	locks  [numInodeLocks]locker.Lock
-	ledger caps.Ledger // F2
-	file   *fileState  // F2: file locks, size recovery
-	r      *Rank       // F2: set with the first cap
+	ledger caps.Ledger
+	file   *fileState // what only inodes in use have
 
 	rest     stamps // of everything but a directory's contents
 	contents stamps // of a directory's contents: ifile
 
-	pins    int32   // requests, purges and object operations that need it in memory
-	stub    bool    // after replay: a directory known by its contents only, its home not read yet
-	dead    bool    // dropped from the cache: a stale pointer is a bug
-	indexed *dentry // the home that the index knows
-	purging bool
-
 	older, newer *inode // list of what may be trimmed
-	listed       bool
+
+	pins    int32 // requests, purges and object operations that need it in memory
+	extra   int32 // bytes of what hangs on it, as they were accounted last (memory.go)
+	stub    bool  // after replay: a directory known by its contents only, its home not read yet
+	dead    bool  // dropped from the cache: a stale pointer is a bug
+	purging bool
+	listed  bool
 }
 
 // Places in inode.locks, in lock order. isnap, ipolicy, inest and idft join when something

@@ -29,11 +29,18 @@ type leaseList struct {
 	n, asked   int
 }
 
-// oldest is the one that was given first and is not asked back yet.
+// oldest is the one that was given first and is not asked back yet. Those that are asked back
+// make room at the head: a client that is slow to answer must not make each lease dearer.
 func (l *leaseList) oldest() *leaseRec {
-	for x := l.head; x != nil; x = x.next {
+	for n := l.n; n > 0; n-- {
+		x := l.head
 		if x.asked == 0 {
 			return x
+		}
+		if x != l.tail {
+			l.head, l.head.next.prev = x.next, nil
+			x.prev, x.next, l.tail.next = l.tail, nil, x
+			l.tail = x
 		}
 	}
 	return nil
@@ -95,6 +102,7 @@ func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
 		l = &leaseRec{dn: dn, sess: s}
 		dn.leases = slices.Insert(dn.leases, i, l)
 		s.live.leases.add(l)
+		r.mem.used += leaseCost
 		r.engine.Changed(dn)
 		if s.live.leases.n-s.live.leases.asked > maxLeases {
 			r.askLease(s.live.leases.oldest())
@@ -118,6 +126,7 @@ func (r *Rank) dropLease(l *leaseRec) {
 		l.dn.leases = slices.Delete(l.dn.leases, i, i+1)
 	}
 	l.sess.live.leases.remove(l)
+	r.mem.used -= leaseCost
 	r.engine.Changed(l.dn)
 	if l.dn.kind == dnNull {
 		r.noteIdle(l.dn) // nothing else may hold it any more

@@ -34,15 +34,15 @@ func (in *inode) IdealLoner() uint64 {
 	if in.ledger.Len() == 0 {
 		return 0
 	}
-	c, again := in.ledger.Ideal(in.isDir(), in.r.now, lonerTimes)
+	c, again := in.ledger.Ideal(in.isDir(), in.rank.now, lonerTimes)
 	if again != 0 {
-		in.r.watchLoner(in, again)
+		in.rank.watchLoner(in, again)
 	}
 	return c
 }
 
 // SetLoner installs it; the engine calls this when SO1 permits.
-func (in *inode) SetLoner(c uint64) { in.ledger.SetLoner(c, in.r.now) }
+func (in *inode) SetLoner(c uint64) { in.ledger.SetLoner(c, in.rank.now) }
 
 // Traits tells the policy what the inode is.
 func (in *inode) Traits() locker.Traits {
@@ -89,14 +89,12 @@ func (r *Rank) Reissue(o locker.Object) {
 
 // watchLoner remembers an inode whose ideal loner changes by time alone.
 func (r *Rank) watchLoner(in *inode, at int64) {
-	if in.file == nil {
-		in.file = &fileState{}
-	}
-	if in.file.lonerAt == 0 {
-		in.file.lonerAt = at
+	fs := in.fileState()
+	if fs.lonerAt == 0 {
+		fs.lonerAt = at
 		r.loners = append(r.loners, in)
 	}
-	in.file.lonerAt = min(in.file.lonerAt, at)
+	fs.lonerAt = min(fs.lonerAt, at)
 	r.lonerNext = soonest(r.lonerNext, at)
 }
 

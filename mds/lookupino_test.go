@@ -17,7 +17,7 @@ func TestNumbersFindTheirInodes(t *testing.T) {
 	for seed := int64(1); seed <= 120; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			w := newWorld(t, seed)
-			w.cfg.MaxInodes = 20
+			w.cfg.CacheBytes = 100 << 10
 			w.crash()
 			w.restart()
 			c := w.client()

@@ -16,17 +16,36 @@ func (r *Rank) unpinInode(in *inode) {
 	}
 }
 
-// used moves in to the young end of the list of what may be trimmed.
+// used moves in to the young end of the list of what may be trimmed. Who holds caps, and a
+// directory with cached inodes below, is not in it: it comes back when the last of them goes.
 func (r *Rank) used(in *inode) {
 	if r.newest == in || in.dead {
 		return
 	}
 	r.unlist(in)
+	if in.ledger.Len() > 0 || in.dir != nil && in.dir.resident > 0 {
+		return
+	}
 	in.older, r.newest = r.newest, in
 	if in.older != nil {
 		in.older.newer = in
 	} else {
 		r.oldest = in
+	}
+	in.listed = true
+}
+
+// old moves in to the end that is trimmed next.
+func (r *Rank) old(in *inode) {
+	if in.dead || in.ledger.Len() > 0 {
+		return
+	}
+	r.unlist(in)
+	in.newer, r.oldest = r.oldest, in
+	if in.newer != nil {
+		in.newer.older = in
+	} else {
+		r.newest = in
 	}
 	in.listed = true
 }
@@ -49,30 +68,43 @@ func (r *Rank) unlist(in *inode) {
 }
 
 // trim drops inodes that nobody uses, oldest first, while the cache is over its bound: a few
-// per step, so that no step is long.
+// per step, so that no step is long, and more than have come.
 func (r *Rank) trim() {
-	over := len(r.inodes) - r.cfg.MaxInodes
-	if over <= 0 {
+	m := &r.mem
+	look := 64 + 2*m.grown
+	m.grown = 0
+	bound := r.cfg.CacheBytes - r.cfg.CacheBytes/32
+	if m.used <= bound {
+		m.starved = false
 		return
 	}
-	if r.trimRest > 0 { // nothing could go: look again after a while
-		r.trimRest--
+	if m.rest > 0 { // nothing could go: look again after a while
+		m.rest--
 		return
 	}
 	in := r.oldest
 	before := r.counts.Trimmed
-	for n := 0; in != nil && over > 0 && n < 64; n++ {
+	for n := 0; in != nil && m.used > bound && n < look; n++ {
 		next := in.newer
-		if r.mayTrim(in) {
+		switch {
+		case r.mayTrim(in):
+			up := in.home.dir
 			r.trimInode(in)
-			over--
-		} else {
+			if up.resident == 0 && r.oldest == up.in {
+				next = up.in // its bare names go with it
+			}
+		case in.ledger.Len() > 0 || in.dir != nil && in.dir.resident > 0:
+			r.unlist(in)
+		default:
 			r.used(in) // look at it again when its turn comes round
 		}
 		in = next
 	}
-	if r.counts.Trimmed == before {
-		r.trimRest = 64
+	if m.starved = r.counts.Trimmed == before; m.starved {
+		m.rest = 16
+		for i := 0; i < len(r.dirtyDirs) && i < 4; i++ {
+			r.flush(r.dirtyDirs[i]) // what was changed may go when its directory's object has it
+		}
 	}
 }
 
@@ -115,53 +147,65 @@ func (r *Rank) trimInode(in *inode) {
 			r.dropDentry(dn)
 		}
 	}
-	for _, rem := range in.remotes {
-		rem.in = nil
-	}
-	in.remotes = nil
 	in.home.in = nil
-	in.home.dir.resident--
-	r.unlist(in)
-	delete(r.inodes, in.rec.Ino)
-	in.dead = true
+	up := in.home.dir
+	up.resident--
+	r.dropInode(in)
 	r.counts.Trimmed++
+	if up.resident == 0 {
+		r.old(up.in) // nothing but bare names left: they go with it
+	}
 }
 
 // loadInode reads the inode of a bare home dentry; fn runs when it is there, or cannot be had.
 func (r *Rank) loadInode(dn *dentry, fn func()) {
-	if dn.loads = append(dn.loads, fn); len(dn.loads) > 1 {
+	if dn.loads != nil {
+		dn.loads.fns = append(dn.loads.fns, fn)
 		return
 	}
+	dn.loads = &loads{fns: []func(){fn}}
 	dn.pins++
 	get := []wire.ObjOp{{Kind: wire.ObjOmapGet, Keys: []string{dn.name + headSuffix}}}
 	r.object(0, r.dirObject(dn.dir.in.ino()), get, func(e uint32, res []wire.ObjResult) {
-		if e != 0 || len(res) != 1 || len(res[0].Pairs) != 1 {
-			r.damaged(fmt.Errorf("mds: read %v: errno %d", dn, e))
-			return
+		var val []byte
+		if e == 0 && len(res) == 1 && len(res[0].Pairs) == 1 {
+			val = res[0].Pairs[0].Val
 		}
-		if dn.kind == dnHome && dn.in == nil {
-			var rec dentryRec
-			err := wire.Unmarshal(res[0].Pairs[0].Val, &rec)
-			if err != nil || rec.Kind != dnHome || rec.Ino != dn.ino || rec.Inode == nil {
-				r.damaged(fmt.Errorf("mds: record of %v is not its inode %v: %v", dn, dn.ino, err))
-				return
-			}
-			in := r.inodes[rec.Ino]
-			if in == nil {
-				in = r.newInode(*rec.Inode)
-			} else {
-				in.rec, in.stub = *rec.Inode, false
-			}
-			dn.in, in.home, in.indexed = in, dn, dn
-			dn.dir.resident++
-			r.used(in)
-			r.loaded(in)
-		}
-		fns := dn.loads
-		dn.loads = nil
-		r.unpinDentry(dn)
-		for _, fn := range fns {
-			fn()
-		}
+		r.loadedInode(dn, e, val)
 	})
+}
+
+// loadedInode takes the record in that was read for a bare dentry, and wakes who waits for it.
+// False: it cannot be read, and the rank ends.
+func (r *Rank) loadedInode(dn *dentry, e uint32, val []byte) bool {
+	if e != 0 || val == nil {
+		r.damaged(fmt.Errorf("mds: read %v: errno %d", dn, e))
+		return false
+	}
+	if dn.kind == dnHome && dn.in == nil {
+		var rec dentryRec
+		err := wire.Unmarshal(val, &rec)
+		if err != nil || rec.Kind != dnHome || rec.Ino != dn.ino || rec.Inode == nil {
+			r.damaged(fmt.Errorf("mds: record of %v is not its inode %v: %v", dn, dn.ino, err))
+			return false
+		}
+		in := r.inodes[rec.Ino]
+		if in == nil {
+			in = r.newInode(rec.Inode.memory())
+		} else {
+			in.rec, in.stub = rec.Inode.memory(), false
+			r.account(in)
+		}
+		dn.in, in.home, dn.indexed = in, dn, true
+		dn.dir.resident++
+		r.used(in)
+		r.loaded(in)
+	}
+	fns := dn.loads.fns
+	dn.loads = nil
+	r.unpinDentry(dn)
+	for _, fn := range fns {
+		fn()
+	}
+	return true
 }

@@ -41,6 +41,9 @@ var opCreate = opDesc{
 		if r.full() && dn.isNull() {
 			return eNOSPC
 		}
+		if e := r.admit(q); e != ok {
+			return e
+		}
 		q.set.X(&dn.locks[0])
 		q.set.Rd(&d.in.locks[lockAuth])
 		q.set.Wr(&d.in.locks[lockFile])

@@ -16,16 +16,19 @@ var opReaddir = opDesc{
 		if e != ok {
 			return e
 		}
+		if e := r.admit(q); e != ok {
+			return e
+		}
+		if e := r.loadWindow(q, d); e != ok {
+			return e
+		}
 		q.in = d.in
 		q.set.Rd(&d.in.locks[lockFile])
 		return ok
 	},
 	apply: func(r *Rank, q *request) errno {
 		d := q.in.dir
-		n := int(q.Max)
-		if n <= 0 || n > readdirMax {
-			n = readdirMax
-		}
+		n := r.listMax(q.Max)
 		rep := &wire.Reply{Tid: q.Tid, End: true, Entries: make([]wire.DirEntry, 0, min(n, d.order.Len()))}
 		q.restOn(&q.in.contents) // the set: names that are not there any more included
 		q.restOn(&q.in.rest)

@@ -148,13 +148,7 @@ func (r *Rank) removeStrays() {
 // forget drops an inode that no longer exists.
 func (r *Rank) forget(in *inode) {
 	r.forgetDir(in)
-	for _, rem := range in.remotes {
-		rem.in = nil
-	}
-	in.remotes = nil
-	r.unlist(in)
-	delete(r.inodes, in.ino())
-	in.dead = true
+	r.dropInode(in)
 }
 
 // forgetDir drops the contents of a directory that no longer exists: nothing of it is to be flushed.

@@ -20,13 +20,36 @@ type fileState struct {
 	probing  bool          // R1: the size is being recovered
 	locks    *flockTable
 	lockAt   int // place in Rank.lockFiles, while there are locks
+
+	// remotes are the cached remote dentries that lead here, so that it cannot be trimmed
+	// from under them.
+	remotes []*dentry
 }
 
 func (in *inode) fileState() *fileState {
 	if in.file == nil {
 		in.file = &fileState{}
+		in.rank.account(in)
 	}
 	return in.file
+}
+
+func (in *inode) remotes() []*dentry {
+	if in.file == nil {
+		return nil
+	}
+	return in.file.remotes
+}
+
+func (in *inode) addRemote(dn *dentry) {
+	fs := in.fileState()
+	fs.remotes = append(fs.remotes, dn)
+}
+
+func (in *inode) dropRemote(dn *dentry) {
+	if i := slices.Index(in.remotes(), dn); i >= 0 {
+		in.file.remotes = slices.Delete(in.file.remotes, i, i+1)
+	}
 }
 
 // awaited reports whether an open waits for caps of in.

@@ -27,10 +27,11 @@ type Config struct {
 	LingerNs             int64 // how long an update that was answered early may wait for others to share its journal write; 0: not at all
 	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
-	MaxInodes    int // cache bound; 0: 200 000
-	MaxFileLocks int // file locks held and awaited by one client; beyond it ENOLCK; 0: 100 000
-	SegmentBytes int // 0: 2 MiB
-	MaxSegments  int // 0: 8
+	CacheBytes   int64 // what the cache may take of the heap (memory.go); 0: 256 MiB
+	MaxCaps      int   // caps of one session beyond which it is asked to trim; 0: 1 000 000
+	MaxFileLocks int   // file locks held and awaited by one client; beyond it ENOLCK; 0: 100 000
+	SegmentBytes int   // 0: 2 MiB
+	MaxSegments  int   // 0: 8
 	LogLevel     LogLevel
 	Wrong        wrong.Set // seeded bugs, for scoring test suites
 	Check        bool      // walk all invariants after every step (tests)
@@ -46,8 +47,11 @@ func (c *Config) fill() {
 	if c.ObjectSize == 0 {
 		c.ObjectSize = 4 << 20
 	}
-	if c.MaxInodes == 0 {
-		c.MaxInodes = 200_000
+	if c.CacheBytes == 0 {
+		c.CacheBytes = 256 << 20
+	}
+	if c.MaxCaps == 0 {
+		c.MaxCaps = 1_000_000
 	}
 	if c.MaxFileLocks == 0 {
 		c.MaxFileLocks = 100_000
@@ -99,7 +103,7 @@ type Rank struct {
 	dirtyDirs   []*dir  // by since, oldest first
 	oldest      *inode  // what may be trimmed, least recently used first
 	newest      *inode
-	trimRest    int
+	mem         memory
 
 	// sessions and requests
 	sessions   map[SessionKey]*session // in deterministic order: clients.order
@@ -124,8 +128,8 @@ type Rank struct {
 
 // Counts are totals for `capstan status` and tests.
 type Counts struct {
-	Requests, Entries, Fetches, Flushes, Trimmed, Purged, Strays uint64
-	Parked, Grants, Revokes, AskedAgain, Evictions               uint64
+	Requests, Entries, Fetches, Flushes, Trimmed, Purged, Strays, Crowded uint64
+	Parked, Grants, Revokes, AskedAgain, Evictions                        uint64
 }
 
 // New makes a rank in its first state. Nothing happens before the first event; the shell
@@ -241,6 +245,8 @@ func (r *Rank) background() {
 	}
 	r.trim()
 	r.dropIdle()
+	r.recallUnderPressure()
+	r.letIn()
 }
 
 // settle lets the locks come to rest and runs what they woke, until nothing moves. A request

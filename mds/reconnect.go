@@ -23,7 +23,14 @@ func (r *Rank) startReconnect() {
 	r.flocks.Freeze()
 	r.window, r.lastAnswer = r.now, r.now
 	for _, s := range r.order {
-		s.live.lastRenew = r.now
+		s.live.lastRenew, s.live.lastWork = r.now, r.now
+	}
+	for _, s := range slices.Clone(r.order) {
+		if r.osdmap != nil && r.osdmap.IsBlocklisted(s.instance) {
+			// The rank before us evicted it and died before its caches had ended.
+			r.evict(s, "the instance is fenced")
+			r.silentUntil = r.now + slack(r.validity()+r.kernel()+r.leaseGrace())
+		}
 	}
 	early := r.early
 	r.early = nil

@@ -35,13 +35,53 @@ type inodeRec struct {
 	ObjectSize uint32
 	Xattrs     []wire.KV // sorted by key; ACLs are system.posix_acl_*
 	Ranges     []rangeRec
-	Backs      []backRec // names that are not the home: remote dentries
-	Reach      uint64    // no data object lies at or behind this byte: what purge and truncate must cover
-	// Room from day one; nothing writes these yet.
+	Backs      []backRec  // names that are not the home: remote dentries
+	Reach      uint64     // no data object lies at or behind this byte: what purge and truncate must cover
+	Room       *inodeRoom `msgpack:"-"` // nil: empty
+}
+
+// inodeRoom is the room that records have from day one; nothing writes it yet, so in memory
+// it costs a pointer.
+type inodeRoom struct {
 	Inline []byte
 	Quota  []uint64
 	Pin    int32
 	Snaps  []byte
+}
+
+func (v *inodeRoom) empty() bool {
+	return len(v.Inline) == 0 && len(v.Quota) == 0 && v.Pin == 0 && len(v.Snaps) == 0
+}
+
+// inodeDisk is the whole record as the decoder sees it.
+type inodeDisk struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	inodeRec
+	inodeRoom
+}
+
+// memory is what of the record stays in the cache.
+func (v *inodeDisk) memory() inodeRec {
+	rec := v.inodeRec
+	if !v.inodeRoom.empty() {
+		room := v.inodeRoom
+		rec.Room = &room
+	}
+	rec.tidy()
+	return rec
+}
+
+// tidy lets go of the empty arrays that a decoder makes.
+func (v *inodeRec) tidy() {
+	if len(v.Xattrs) == 0 {
+		v.Xattrs = nil
+	}
+	if len(v.Ranges) == 0 {
+		v.Ranges = nil
+	}
+	if len(v.Backs) == 0 {
+		v.Backs = nil
+	}
 }
 
 // rangeRec is a client's write range [0, Max) (4.9).
@@ -66,7 +106,7 @@ type dentryRec struct {
 	Kind     dentryKind
 	Ino      wire.Ino
 	Type     uint32
-	Inode    *inodeRec // kind home
+	Inode    *inodeDisk // kind home
 }
 
 // headerRec is what a directory knows of its contents. Version rises with every change of

@@ -215,12 +215,13 @@ func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 			}
 			in := r.inodes[rec.Ino]
 			if in == nil {
-				in = r.newInode(*rec.Inode)
+				in = r.newInode(rec.Inode.memory())
 			} else {
 				if in.home != nil {
 					return fmt.Errorf("%v: %v is at home in %v", dn, in, in.home)
 				}
-				in.rec, in.stub = *rec.Inode, false
+				in.rec, in.stub = rec.Inode.memory(), false
+				r.account(in)
 			}
 			r.attach(dn, dnHome, in)
 		default:

@@ -99,6 +99,9 @@ type request struct {
 	replied bool
 	replay  bool // clientreplay: never answered early
 
+	admitted bool // it has waited for room in the cache
+	windowed bool // the inodes of its part of a listing were read
+
 	// What plan found, for apply.
 	in     *inode
 	in2    *inode
@@ -125,6 +128,7 @@ func (r *Rank) request(s *session, m *wire.Request) {
 		return
 	}
 	r.counts.Requests++
+	s.live.lastWork = r.now
 	op := ops[m.Op]
 	if op == nil {
 		r.send(s, 0, uint64(m.Tid), &wire.Reply{Tid: m.Tid, Errno: uint32(eNOSYS)})
@@ -372,6 +376,9 @@ func (r *Rank) complete(q *request, in *inode) (*dir, errno) {
 	if d.complete {
 		return d, ok
 	}
+	if e := r.admit(q); e != ok {
+		return nil, e
+	}
 	r.fetch(d)
 	d.waiters = append(d.waiters, r.waker(q))
 	return nil, r.parkFree(q, "directory is being read")
@@ -396,6 +403,9 @@ func (r *Rank) target(q *request, dn *dentry) (*inode, errno) {
 	}
 	if dn.in == nil {
 		if dn.kind == dnHome {
+			if e := r.admit(q); e != ok {
+				return nil, e
+			}
 			r.loadInode(dn, r.waker(q))
 			return nil, r.parkFree(q, "inode is being read")
 		}
@@ -414,7 +424,7 @@ func (r *Rank) target(q *request, dn *dentry) (*inode, errno) {
 			return nil, eIO
 		}
 		dn.in = in
-		in.remotes = append(in.remotes, dn)
+		in.addRemote(dn)
 	}
 	return q.pinInode(dn.in), ok
 }

@@ -77,7 +77,7 @@ func (r *Rank) onSessionOpen(s *session, ev *Event, m *wire.SessionOpen) {
 	}
 	r.sessionSeq++
 	s = &session{key: ev.Session, seq: r.sessionSeq, instance: m.Instance, host: m.Host, state: sessOpening}
-	s.live.lastRenew = r.now
+	s.live.lastRenew, s.live.lastWork = r.now, r.now
 	r.addSession(s)
 	e := r.newEntry()
 	e.opened = append(e.opened, s)
@@ -250,6 +250,9 @@ func (r *Rank) sessionTick() int64 {
 	}
 	if r.window != 0 {
 		next = soonest(next, r.windowEnd())
+	}
+	if len(r.mem.crowded) > 0 {
+		next = soonest(next, r.now+recallEvery)
 	}
 	if r.silentUntil > r.now {
 		next = soonest(next, r.silentUntil)

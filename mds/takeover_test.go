@@ -256,3 +256,76 @@ func TestNobodyIsAskedBeforeAllHaveSpoken(t *testing.T) {
 		t.Fatal("evicted long before the deadline")
 	}
 }
+
+// A client is fenced, and the rank dies before the client's kernel has forgotten what it
+// cached: the next rank lets nobody change that sooner (K2), even when a new segment has begun
+// and the journal before it is gone; and the one after it, when that time is over, waits for
+// nobody.
+func TestK2TheNextRankKnowsWhoIsFencedAndStillCaches(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	ino := c1.create("f", wW)
+	c1.write(ino, 1000)
+	c2.create("g", 0)
+	c1.must(wire.Request{Op: wire.OpGetattr, Ino: wire.RootIno, Mask: wire.MaskAll})
+	c1.mute = true
+	heard := w.now
+	c2.request(wire.Request{Op: wire.OpOpen, Ino: ino, Want: wR})
+	for w.fenced[c1.inst] == 0 {
+		w.pass(1e9)
+	}
+	if len(w.r.ghosts) != 1 {
+		t.Fatal("it caches nothing: the test shows nothing")
+	}
+	w.r.newSegment()
+	w.pass(1e9)
+	w.crash(6)
+	c2.send(0, c2.claims(nil))
+	for w.r.state != stateActive && w.now < heard+40e9 {
+		w.pass(1e9)
+	}
+	active := w.now
+	tid := c2.request(wire.Request{Op: wire.OpSetattr, Ino: ino, Set: wire.SetMode, Attr: wire.SetAttr{Mode: 0o600}})
+	for c2.reply[tid] == nil && w.now < heard+90e9 {
+		w.pass(1e9)
+	}
+	if w.now < heard+w.r.silence() {
+		t.Fatalf("changed %d ms after the silent client was heard of last", (w.now-heard)/1e6)
+	}
+	if w.now >= heard+90e9 {
+		t.Fatalf("never changed: active after %d ms, %+v", (active-heard)/1e6, w.r.Why())
+	}
+	w.pass(5e9)
+	w.crash(7)
+	c2.send(0, c2.claims(nil))
+	if w.r.state != stateActive || w.r.silentUntil > w.now {
+		t.Fatalf("state %v: the laid ghost is waited for again", w.r.state)
+	}
+}
+
+// Q-d, and what it must not cost: a flush under the id of the life before, sent after the
+// reconnect, is applied or its tid is never called safe.
+func TestQdAFlushUnderAnOldIdIsNotLostBehindALaterWatermark(t *testing.T) {
+	w := newCapWorld(t)
+	c1 := w.client("c1")
+	ino, other := c1.create("f", wW), c1.create("g", wW)
+	old := *c1.caps[ino]
+	w.crash(6)
+	c1.send(0, c1.claims(map[wire.Ino]string{ino: "f", other: "g"}))
+	if w.r.state != stateActive {
+		t.Fatal(w.r.state)
+	}
+	c1.tid++
+	c1.send(0, &wire.CapUpdate{Ino: ino, CapID: old.id, Seq: old.seq, Mseq: old.mseq, Retained: old.bits, Wanted: wW, Dirty: caps.FileWr,
+		Set: wire.SetSize, Attr: wire.SetAttr{Size: 77}, FlushTid: c1.tid, TruncSeq: old.tseq})
+	flushed := c1.tid
+	c1.write(other, 5)
+	c1.answer(other, c1.caps[other], caps.Pin)
+	w.pass(1e9)
+	if c1.safe < flushed {
+		t.Fatalf("safe %d: the watermark does not come, so this shows nothing", c1.safe)
+	}
+	if got := w.r.inodes[ino].rec.Size; got != 77 {
+		t.Fatalf("safe up to %d, and the flush %d of size 77 was dropped: size %d", c1.safe, flushed, got)
+	}
+}

@@ -105,11 +105,12 @@ func mdsCmd() *cobra.Command {
 				return err
 			}
 			lean.Run(cmd.Context(), 0)
+			lean.Memory(int64(c.MDSMemory))
 			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
 				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
 			})
 		}}
-	f.add(cmd, "log_level", "metrics_listen", "slow_op", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "object_size")
+	f.add(cmd, "log_level", "metrics_listen", "slow_op", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "mds_cache_memory", "mds_max_caps_per_client", "object_size")
 	cmd.Flags().StringVar(&name, "name", "a", "its name")
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else mds_data)")
 	cmd.Flags().StringVar(&listen, "listen", "", "`address` to listen on (else mds_listen)")

@@ -18,6 +18,8 @@ type Config struct {
 	Mons        int
 	OSDs        int
 	OSDSize     uint64
+	MDSMemory   uint64 // mds_cache_memory
+	MDSMaxCaps  int    // mds_max_caps_per_client
 	OSDHost     string
 	OSDRack     string
 	OSDClass    string

@@ -59,6 +59,12 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.PGNumMeta }},
 	{Name: "pg_num_data", Group: "Storage", Unit: "PGs", Def: "16", Min: "1", Max: "65536", Doc: "Placement groups of the data pool. Fixed when the cluster is made.",
 		field: func(c *Config) any { return &c.PGNumData }},
+	{Name: "mds_cache_memory", Group: "Storage", Unit: "bytes", Def: "1GiB", Min: "96MiB", Max: "4TiB",
+		Doc:   "Memory of an MDS process. Three quarters of what is over 32 MiB hold cached inodes, names and caps (about 1 KiB each); the rest is for the collector. Clients are asked to give caps back before it is full.",
+		field: func(c *Config) any { return &c.MDSMemory }},
+	{Name: "mds_max_caps_per_client", Group: "Storage", Unit: "caps", Def: "1000000", Min: "1000", Max: "1000000000",
+		Doc:   "A client that holds more caps is asked to give some back, however much memory is free.",
+		field: func(c *Config) any { return &c.MDSMaxCaps }},
 	{Name: "object_size", Group: "Storage", Unit: "bytes", Def: "4MiB", Min: "64KiB", Max: "16MiB", Doc: "Bytes of a file per data object, for new files.",
 		field: func(c *Config) any { return &c.ObjectSize }},
 

@@ -48,6 +48,14 @@ func Run(ctx context.Context, most int) {
 	}()
 }
 
+// Memory lets the collector keep the process to so many bytes: rare collections while there is
+// room, more of them near the limit. It is a soft limit: what is alive stays alive.
+func Memory(limit int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit)
+	}
+}
+
 // governor decides how many processors are in use.
 type governor struct {
 	procs, most int

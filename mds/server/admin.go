@@ -32,6 +32,7 @@ func (d *Daemon) Register(reg *admin.Registry) {
 			"state": d.state.String(), "lease_ms": (d.lease - now()) / 1e6, "shell": d.stats}
 		if d.rank != nil {
 			st["core"] = d.rank.Counts()
+			st["memory"] = d.rank.Memory()
 		}
 		return st, nil
 	})

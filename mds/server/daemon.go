@@ -35,12 +35,21 @@ type Config struct {
 	Revoke       time.Duration // R; 0: 10 s
 	MaxFileLocks int           // held and awaited by one client; 0: 100 000
 	Beacon       time.Duration // 0: 1 s; the rank lease G is three of them
-	MaxInodes    int
-	ObjectSize   uint32 // of new files; 0: 4 MiB
+	CacheBytes   int64         // what the rank may cache; 0: the rank's default
+	MaxCaps      int           // caps of one client; 0: the rank's default
+	ObjectSize   uint32        // of new files; 0: 4 MiB
 	Wrong        wrong.Set
 	Slow         time.Duration // operations that take longer are logged and kept; 0: none
 	Log          zerolog.Logger
 }
+
+// baseMemory is what a daemon takes besides its cache: code, connections, journal buffers, maps.
+const baseMemory = 32 << 20
+
+// CacheShare is what a rank may cache in a process of so many bytes. A quarter of the rest is
+// the collector's: it runs when the garbage of requests has filled that, so a smaller part
+// would cost processor time, and the process keeps to its memory (lean.Memory).
+func CacheShare(process uint64) int64 { return int64(max(process, 2*baseMemory)-baseMemory) / 4 * 3 }
 
 // ErrReplaced ends a daemon whose rank was given to another one.
 var ErrReplaced = errors.New("mds: replaced by another daemon")
