@@ -76,7 +76,7 @@ func (m *Mounted) serveControl() (*admin.Server, error) {
 		om, fm := m.mons.OSDMap(), m.mons.FSMap()
 		return map[string]any{"mountpoint": m.Point, "pid": os.Getpid(), "cluster": om.Cluster.String(), "osd_epoch": om.Epoch,
 			"fs_epoch": fm.Epoch, "kernel_features": strings.Fields(m.server.Negotiated()),
-			"client": m.client.Instance().String(), "metrics": m.env.Metrics.Addr(), "data": m.client.Stats()}, nil
+			"client": m.client.Instance().String(), "metrics": m.env.Metrics.Addr(), "data": m.client.Stats(), "local_locks": m.LocalLocks()}, nil
 	})
 	reg.Register("waits", func(json.RawMessage) (any, error) { return m.client.Waits(), nil })
 	reg.Register("slow", func(json.RawMessage) (any, error) { return m.client.Slow(), nil })

@@ -27,6 +27,7 @@ type Mounted struct {
 	mons   *monc.Client
 	env    *Env
 
+	dev     string        // major:minor; empty: unknown
 	control *admin.Server // nil: no place for its socket
 }
 
@@ -108,6 +109,10 @@ func (e *Env) MountSubdir(ctx context.Context, dir, subdir string, options ...st
 	}
 	m := &Mounted{Point: dir, Done: s.Done(), server: s, client: cl, mons: mons, env: e}
 	e.Metrics.Add("mount:"+dir, mountMetrics(cl))
+	if at, err := mountAt(dir); err == nil && at != nil {
+		m.dev = at.Dev
+		go m.watchLocalLocks(e.Log.With().Str("mountpoint", dir).Logger())
+	}
 	if m.control, err = m.serveControl(); err != nil {
 		e.Log.Warn().Err(err).Msg("no control socket: `capstan sync` will not find this mount")
 	}
