@@ -59,7 +59,7 @@ func mountRank(t *testing.T, r *fakerank.Rank, opts ...string) *mounted {
 	if m.s, err = fuse.Mount(ctx, fuse.Config{Client: m.c, Mountpoint: m.dir, Options: opts, Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	watchdog(t, m.dir, 15*time.Second)
+	watchdog(t, m.dir, 90*time.Second)
 	t.Cleanup(func() {
 		if unix.Unmount(m.dir, 0) != nil {
 			m.s.Abort() // a file left open by a failed test must not keep this process from ending

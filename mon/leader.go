@@ -31,6 +31,9 @@ type Settings struct {
 
 const second = int64(1e9)
 
+// flapAsk is how often an OSD that is kept down asks again: it may be needed earlier.
+const flapAsk = 5 * second
+
 // Defaults are the settings of a cluster that says nothing else.
 func Defaults() Settings {
 	return Settings{OSDSilence: 6 * second, OSDBroken: 2 * second, ReportAge: 8 * second, DropGrace: 2 * second, Cold: 30 * second,
@@ -216,7 +219,7 @@ func (l *Leader) message(ev Message) {
 	switch m := ev.Msg.(type) {
 	case *wire.OSDBoot:
 		if wait := l.flapping(m); wait > 0 {
-			l.send(ev.From, ev.Tid, &wire.OSDBooted{Errno: EAGAIN, WaitMs: uint32(wait / 1e6), Epoch: l.state.OSD.Epoch,
+			l.send(ev.From, ev.Tid, &wire.OSDBooted{Errno: EAGAIN, WaitMs: uint32(min(wait, flapAsk) / 1e6), Epoch: l.state.OSD.Epoch,
 				Text: fmt.Sprintf("osd.%d went up and down %d times in %d s: kept down for %d s more", m.ID, l.set.FlapBoots, l.set.FlapWindow/second, wait/second)})
 			return
 		}

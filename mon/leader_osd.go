@@ -256,11 +256,17 @@ func (l *Leader) decideUsage() {
 
 // flapping says for how long a living OSD that was marked down and came back too often is
 // still kept down: its network or disk is ill, and each of its boots is a new interval, a
-// pause, of all its PGs. A process that was started again is a new life and no flap.
+// pause, of all its PGs. A process that was started again is a new life and no flap. Nobody is
+// kept down while another OSD is down too: then it is needed, or the illness is not its own.
 func (l *Leader) flapping(m *wire.OSDBoot) int64 {
 	o, known := l.state.OSD.OSDs[m.ID]
 	if l.set.FlapBoots == 0 || !known || o.Up || o.Instance != m.Instance {
 		return 0
+	}
+	for id, other := range l.state.OSD.OSDs {
+		if id != m.ID && other.In && !other.Up {
+			return 0
+		}
 	}
 	life := l.life(m.ID)
 	if life.heldAt != 0 {

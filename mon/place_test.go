@@ -186,6 +186,15 @@ func TestFlappingOSDIsKeptDown(t *testing.T) {
 	if l.flapping(&m) != set.FlapWindow/2 {
 		t.Fatal("it may flap on")
 	}
+	needed, err := l.state.Apply(&OSDDown{ID: 1, Instance: l.state.OSD.OSDs[1].Instance})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.state, needed = needed, l.state
+	if l.flapping(&m) != 0 {
+		t.Fatal("kept down while another one is down")
+	}
+	l.state = needed
 	again := bootOf(0, 1, 2).OSDBoot
 	if l.flapping(&again) != 0 {
 		t.Fatal("a new life is kept down")

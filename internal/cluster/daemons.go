@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -158,7 +159,9 @@ func (e *Env) StartMon(ctx context.Context, name, dir, listen string) (*Daemon, 
 			return err
 		}
 		settings := mon.Defaults()
-		settings.OSDSilence = int64(e.Conf.DownGrace)
+		// Peers' reports count as soon as the setting says; for silence alone an OSD, which speaks
+		// once a second, may miss two words.
+		settings.OSDSilence = int64(max(e.Conf.DownGrace, 3*time.Second))
 		settings.MDSLease = int64(e.Conf.RankLease())
 		settings.DropGrace, settings.OutAfter, settings.BalanceWait = int64(e.Conf.DropGrace), int64(e.Conf.OutAfter), int64(e.Conf.BalanceEvery)
 		run, err := monserver.Start(ctx, monserver.Config{

@@ -78,8 +78,8 @@ func (p *peerLine) dial() {
 	if err != nil || d.closed || d.peers[p.id] != p {
 		p.retryAt = time.Now().Add(200 * time.Millisecond)
 		p.queue = nil // older than the next resend by then
-		if p.refused && d.peers[p.id] == p && !d.closed {
-			d.reportFailure(p.id)
+		if o, ok := d.m.OSD(p.id); p.refused && ok && o.Instance == p.inst && d.peers[p.id] == p && !d.closed {
+			d.reportFailure(p.id) // of this life; the map may know the next one by now
 		}
 		d.mu.Unlock()
 		if err == nil {
