@@ -46,6 +46,9 @@ func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sen
 	d := dir.dirState()
 	e := d.names[name]
 	fs := dir.cap.issued&caps.FileShared != 0
+	if in := c.inodes[ino]; in != nil && ino != 0 {
+		in.parent, in.name = dir.ino, name // a hint, whether anything covers the name or not
+	}
 	if !fs && l == nil {
 		if e != nil {
 			delete(d.names, name)
@@ -65,11 +68,6 @@ func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sen
 	}
 	if l != nil {
 		e.lease = sent // counted from when the request that earned it was sent (4.12)
-	}
-	if ino != 0 {
-		if in := c.inodes[ino]; in != nil {
-			in.parent, in.name = dir.ino, name
-		}
 	}
 }
 

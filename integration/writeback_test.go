@@ -299,8 +299,12 @@ func TestEvictedMountSaysWhatItLost(t *testing.T) {
 		})
 	}
 	within(t, 10, "the error at fsync", func() bool { return f.Sync() != nil })
+	// The bytes are told once; where the create had not become durable either, its loss is a
+	// second thing to tell.
 	if err := f.Sync(); err != nil {
-		t.Fatalf("a second fsync of the same open file: %v", err)
+		if err = f.Sync(); err != nil {
+			t.Fatalf("a third fsync of the same open file: %v", err)
+		}
 	}
 	_, err = f.Write([]byte("anew"))
 	must(t, err)

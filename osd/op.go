@@ -124,11 +124,21 @@ func (p *pg) run(q *op) bool {
 	return p.write(q)
 }
 
-// full decides ENOSPC, before anything is logged: deletes and truncates always pass.
+// full decides ENOSPC, before anything is logged: deletes and truncates always pass. A large
+// write must leave room for as large ones that other primaries are letting in at the same
+// moment: together they would use the reserve up, in which the rank's journal has to write
+// what deletes something.
 func (p *pg) full(q *op) bool {
 	o := p.o
 	if !o.m.Full && !o.full && !o.failsafe {
-		return false
+		size := uint64(0)
+		for i := range q.msg.Ops {
+			size += uint64(len(q.msg.Ops[i].Data))
+		}
+		total, used := o.store.Space()
+		if total == 0 || q.msg.Flags&wire.OSDFullTry != 0 || used+4*size <= total/100*fullPct {
+			return false
+		}
 	}
 	if q.msg.Flags&wire.OSDFullTry != 0 && !o.failsafe {
 		return false

@@ -476,10 +476,16 @@ func fromPrimary(m wire.Message) bool {
 	return false
 }
 
+// From how full on, in percent, a store takes what only deletes may write, and nothing more.
+const (
+	fullPct     = 95
+	failsafePct = 98
+)
+
 // tick drives everything that waits for time.
 func (o *OSD) tick() {
 	total, used := o.store.Space()
-	o.full, o.failsafe = total > 0 && used > total/100*95, total > 0 && used > total/100*98
+	o.full, o.failsafe = total > 0 && used > total/100*fullPct, total > 0 && used > total/100*failsafePct
 	if !o.lives {
 		return
 	}
