@@ -23,7 +23,7 @@ install: build ## the program in PREFIX/bin, and the helper of mount(8) in /sbin
 	ln -sf $(PREFIX)/bin/capstan $(DESTDIR)/sbin/mount.fuse.capstan
 	ln -sf $(PREFIX)/bin/capstan $(DESTDIR)/sbin/mount.capstan
 
-test: build ## everything due on every change; about 20 minutes on 2 cores
+test: build ## everything due on every change; about 15 minutes on 2 cores
 	$(GO) test -race $(RACE)
 	$(GO) test ./locker ./lockcert
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -timeout 40m ./integration/...
