@@ -28,6 +28,7 @@ type raftParts struct {
 	store *raftboltdb.BoltStore
 	snaps *raft.FileSnapshotStore
 	trans raft.Transport
+	peers *streams // below trans; nil in a quorum of one
 }
 
 // openStore opens raft's files and reports whether anything is in them.
@@ -75,7 +76,8 @@ func (d *Daemon) openRaft(how beginning) error {
 		if err != nil {
 			return fmt.Errorf("listen for other monitors on %s: %w", at, err)
 		}
-		p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: &streams{Listener: l, net: cfg.Net, self: self, cluster: cfg.Cluster}, MaxPool: 3, Timeout: 5 * time.Second, Logger: logger})
+		p.peers = &streams{Listener: l, net: cfg.Net, self: self, cluster: cfg.Cluster, open: map[*greeted]struct{}{}}
+		p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: p.peers, MaxPool: 3, Timeout: 5 * time.Second, Logger: logger})
 	} else {
 		_, p.trans = raft.NewInmemTransport(self)
 	}
@@ -104,6 +106,9 @@ func (p *raftParts) close() error {
 	}
 	if c, ok := p.trans.(io.Closer); ok {
 		c.Close()
+	}
+	if p.peers != nil {
+		p.peers.end()
 	}
 	if p.store != nil {
 		if e := p.store.Close(); err == nil {

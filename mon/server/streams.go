@@ -47,6 +47,45 @@ type streams struct {
 	net     msgr.Network
 	self    raft.ServerAddress
 	cluster wire.UUID
+
+	served sync.WaitGroup // streams that raft's transport still reads
+	mu     sync.Mutex
+	open   map[*greeted]struct{} // the same, to be hung up
+	ended  bool
+}
+
+// end hangs up on everybody and waits until raft's transport has left every stream. It
+// handles heartbeats on the goroutine of the stream, and what one of them finds in a store
+// that was closed meanwhile is a panic (raft.setCurrentTerm).
+func (s *streams) end() {
+	s.mu.Lock()
+	s.ended = true
+	for g := range s.open {
+		g.Conn.Close()
+	}
+	s.mu.Unlock()
+	s.served.Wait()
+}
+
+// serve counts a stream that was accepted; false after end.
+func (s *streams) serve(g *greeted) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.open[g] = struct{}{}
+	s.served.Add(1)
+	return true
+}
+
+func (s *streams) left(g *greeted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.open[g]; ok {
+		delete(s.open, g)
+		s.served.Done()
+	}
 }
 
 // Addr implements net.Listener: how the others name this member.
@@ -81,12 +120,18 @@ func (s *streams) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	member, _ := splitRaftAddress(s.self)
-	return &greeted{Conn: c, want: preface(s.cluster, member)}, nil
+	g := &greeted{Conn: c, of: s, want: preface(s.cluster, member)}
+	if !s.serve(g) {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	return g, nil
 }
 
 // greeted is a stream whose preface is still to be read.
 type greeted struct {
 	net.Conn
+	of   *streams
 	want []byte
 	once sync.Once
 	err  error
@@ -96,13 +141,20 @@ type greeted struct {
 func (g *greeted) Read(b []byte) (int, error) {
 	g.once.Do(func() {
 		if g.err = g.greet(); g.err != nil {
-			g.Close()
+			g.Conn.Close()
 		}
 	})
 	if g.err != nil {
 		return 0, g.err
 	}
 	return g.Conn.Read(b)
+}
+
+// Close implements net.Conn. Raft's transport calls it where it leaves the stream for good.
+func (g *greeted) Close() error {
+	err := g.Conn.Close()
+	g.of.left(g)
+	return err
 }
 
 func (g *greeted) greet() error {
