@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,32 +67,34 @@ func handOver(a, b string, n int) error {
 	var took []time.Duration
 	var mu sync.Mutex
 	var let time.Time
-	asking := make(chan struct{}, 1)
+	last := -1                    // whose turn it was
+	var asks, left [2]atomic.Bool // by side
 	errs := make(chan error, 2)
-	turn := func(path string, first bool) {
+	turn := func(path string, me int) {
+		defer left[me].Store(true)
 		errs <- func() error {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			for i := 0; i < n; i++ {
-				if !first || i > 0 {
-					asking <- struct{}{}
-				}
+			for range n {
+				asks[me].Store(true)
 				if err := ofd(f, unix.F_WRLCK); err != nil {
 					return err
 				}
+				now := time.Now()
+				asks[me].Store(false)
 				mu.Lock()
-				if !let.IsZero() {
-					took = append(took, time.Since(let))
+				if last == 1-me { // else the other was not in the queue yet: no hand-over
+					took = append(took, now.Sub(let))
 				}
+				last = me
 				mu.Unlock()
-				if i == n-1 && !first {
-					return ofd(f, unix.F_UNLCK)
+				for !asks[1-me].Load() && !left[1-me].Load() {
+					time.Sleep(50 * time.Microsecond)
 				}
-				<-asking
-				time.Sleep(time.Millisecond) // the other is in the queue by then
+				time.Sleep(time.Millisecond) // the other is in the queue by then, mostly
 				mu.Lock()
 				let = time.Now()
 				mu.Unlock()
@@ -102,9 +105,8 @@ func handOver(a, b string, n int) error {
 			return nil
 		}()
 	}
-	go turn(a, true)
-	time.Sleep(50 * time.Millisecond)
-	go turn(b, false)
+	go turn(a, 0)
+	go turn(b, 1)
 	for range 2 {
 		if err := <-errs; err != nil {
 			return fmt.Errorf("hand-over: %w", err)
