@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ import (
 func main() {
 	n := flag.Int("n", 2000, "hand-overs")
 	waiters := flag.Int("waiters", 200, "threads in the queue")
+	hold := flag.Duration("hold", time.Millisecond, "how long a lock is kept once the other side asks; the machine is idle meanwhile, and 0 leaves out what it costs to wake it")
 	gap := flag.Duration("gap", 3*time.Millisecond, "time between two waiters, which must suffice to queue one")
 	flag.Parse()
 	if flag.NArg() == 0 {
@@ -32,19 +34,19 @@ func main() {
 		os.Exit(2)
 	}
 	debug.SetMaxThreads(*waiters + 10_000)
-	if err := run(flag.Args(), *n, *waiters, *gap); err != nil {
+	if err := run(flag.Args(), *n, *waiters, *hold, *gap); err != nil {
 		fmt.Fprintln(os.Stderr, "locks:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dirs []string, n, waiters int, gap time.Duration) error {
+func run(dirs []string, n, waiters int, hold, gap time.Duration) error {
 	name := fmt.Sprintf("locks.%d", os.Getpid())
 	if err := os.WriteFile(filepath.Join(dirs[0], name), nil, 0o600); err != nil {
 		return err
 	}
 	defer os.Remove(filepath.Join(dirs[0], name))
-	if err := handOver(filepath.Join(dirs[0], name), filepath.Join(dirs[len(dirs)-1], name), n); err != nil {
+	if err := handOver(filepath.Join(dirs[0], name), filepath.Join(dirs[len(dirs)-1], name), n, hold); err != nil {
 		return err
 	}
 	return queue(dirs, name, waiters, gap)
@@ -63,7 +65,7 @@ func ofd(f *os.File, ty int16) error {
 }
 
 // handOver: whoever has the lock waits until the other is asking for it, then lets go.
-func handOver(a, b string, n int) error {
+func handOver(a, b string, n int, hold time.Duration) error {
 	var took []time.Duration
 	var mu sync.Mutex
 	var let time.Time
@@ -92,9 +94,9 @@ func handOver(a, b string, n int) error {
 				last = me
 				mu.Unlock()
 				for !asks[1-me].Load() && !left[1-me].Load() {
-					time.Sleep(50 * time.Microsecond)
+					runtime.Gosched()
 				}
-				time.Sleep(time.Millisecond) // the other is in the queue by then, mostly
+				time.Sleep(hold) // the other is in the queue by then, mostly
 				mu.Lock()
 				let = time.Now()
 				mu.Unlock()
