@@ -32,6 +32,8 @@ const (
 	TLeaseReleased
 	TOSDPing
 	TOSDPong
+	TPGList
+	TPGListed
 )
 
 func init() {
@@ -61,6 +63,8 @@ func init() {
 	Register[LeaseReleased]()
 	Register[OSDPing]()
 	Register[OSDPong]()
+	Register[PGList]()
+	Register[PGListed]()
 }
 
 // Limits of object operations.
@@ -397,6 +401,30 @@ type PGScrubReply struct {
 	Unsure   uint64 // objects of which nobody knows which copy is good
 }
 
+// PGList (tool to primary) asks for the objects of a PG behind a name, at most Max.
+type PGList struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	After    string
+	Max      uint32
+}
+
+// PGObject is one object of a listing.
+type PGObject struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Name     string
+	Size     uint64
+}
+
+// PGListed answers PGList, sorted by name, with the newest state, committed or not. Errno:
+// EAGAIN not the primary of an active PG.
+type PGListed struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Errno    uint32
+	More     bool
+	Objects  []PGObject
+}
+
 // PGInterval names an interval of a PG.
 type PGInterval struct {
 	_msgpack struct{} `msgpack:",as_array"`
@@ -465,6 +493,8 @@ func (*LeaseGrant) WireType() Type    { return TLeaseGrant }
 func (*LeaseReleased) WireType() Type { return TLeaseReleased }
 func (*OSDPing) WireType() Type       { return TOSDPing }
 func (*OSDPong) WireType() Type       { return TOSDPong }
+func (*PGList) WireType() Type        { return TPGList }
+func (*PGListed) WireType() Type      { return TPGListed }
 
 // CutOpData gives every step its part of the data segment.
 func CutOpData(ops []ObjOp, data []byte) error {

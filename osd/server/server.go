@@ -420,6 +420,11 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 					h.d.touch(c)
 					continue
 				}
+				if m, ok := f.Msg.(*wire.PGList); ok {
+					_ = c.Send(f.Tid, h.d.list(m))
+					h.d.touch(c)
+					continue
+				}
 				if _, ok := f.Msg.(*wire.OSDOp); !ok {
 					continue
 				}
@@ -448,6 +453,15 @@ func (d *Daemon) scrub(m *wire.PGScrub) *wire.PGScrubReply {
 	}
 	s := d.core.Scrubbed(m.PG)
 	return &wire.PGScrubReply{Deep: s.Deep, Running: s.Running, Objects: s.Objects, Bytes: s.Bytes, Skipped: s.Skipped, Bad: s.Bad, Differ: s.Differ, Mended: s.Mended, Unsure: s.Unsure}
+}
+
+// list names objects for a tool; called with mu held.
+func (d *Daemon) list(m *wire.PGList) *wire.PGListed {
+	objs, more, err := d.core.List(m.PG, m.After, int(m.Max))
+	if err != nil {
+		return &wire.PGListed{Errno: uint32(syscall.EAGAIN)}
+	}
+	return &wire.PGListed{More: more, Objects: objs}
 }
 
 // Closed implements msgr.Handler: ops not yet logged die with their connection.

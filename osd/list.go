@@ -1,0 +1,28 @@
+package osd
+
+import (
+	"fmt"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+const listMax = 4096 // names in one answer
+
+// List names up to max objects of a PG behind a name, with their sizes, for tools. It shows the
+// newest state, committed or not, and no lease stands behind it: what matters is read again.
+func (o *OSD) List(id wire.PGID, after string, max int) (objs []wire.PGObject, more bool, err error) {
+	p := o.pgs[id]
+	if p == nil || !p.primary() || !p.active {
+		return nil, false, fmt.Errorf("osd.%d is not primary of an active pg %v", o.cfg.ID, id)
+	}
+	if max <= 0 || max > listMax {
+		max = listMax
+	}
+	names := o.store.ListObjects(id, after, max)
+	for _, n := range names {
+		if st, ok := o.store.Stat(id, n.Name); ok {
+			objs = append(objs, wire.PGObject{Name: n.Name, Size: st.Size})
+		}
+	}
+	return objs, len(names) == max, nil
+}
