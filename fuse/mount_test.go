@@ -50,7 +50,7 @@ func mountRank(t *testing.T, r *fakerank.Rank, opts ...string) *mounted {
 	t.Helper()
 	m := &mounted{dir: t.TempDir(), rank: r}
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var err error
 	if m.c, err = client.New(ctx, client.Config{Cluster: m.rank, Host: t.Name(), Log: log}); err != nil {

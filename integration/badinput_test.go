@@ -265,7 +265,7 @@ func (m mute) Closed(_ *msgr.Conn, err error)  { m.closed <- err }
 // wellSpoken says a right hello, then sends messages that the daemon never expects.
 func wellSpoken(t *testing.T, p harness.Proc) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	h := mute{make(chan error, 1)}
 	self := msgr.Peer{Instance: wire.Instance{Kind: wire.KindTool, Nonce: 99}}

@@ -63,8 +63,8 @@ func serve(t testing.TB, n Network, addr string, accept func(*Conn) Handler, opt
 	return s
 }
 
-func ctx5(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func ctxFor(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -74,14 +74,14 @@ func ctx5(t testing.TB) context.Context {
 func TestEchoOfEverySize(t *testing.T) {
 	networks(t, func(t *testing.T, n Network, addr string) {
 		s := serve(t, n, addr, func(*Conn) Handler { return funcs{frames: echo} }, Options{})
-		k, err := DialCaller(ctx5(t), n, s.Addr(), clientSelf, nil)
+		k, err := DialCaller(ctxFor(t), n, s.Addr(), clientSelf, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer k.Close()
 		for _, size := range []int{0, 1, inlineData, inlineData + 1, 4096, directData - 1, directData, readSize - 60, readSize, 1 << 20, 5<<20 + 3} {
 			data := bytes.Repeat([]byte{0, 1, 2, 3, byte(size)}, size/5+1)[:size]
-			m, got, err := k.Call(ctx5(t), &wire.Renew{Seq: uint64(size)}, data[:size/3], data[size/3:])
+			m, got, err := k.Call(ctxFor(t), &wire.Renew{Seq: uint64(size)}, data[:size/3], data[size/3:])
 			if err != nil {
 				t.Fatal(size, err)
 			}
@@ -102,12 +102,12 @@ func TestHelloRefusesAnotherCluster(t *testing.T) {
 	defer s.Close()
 	self := clientSelf
 	self.Cluster = wire.UUID{2}
-	_, err := Dial(ctx5(t), n, "mem:x", self, funcs{})
+	_, err := Dial(ctxFor(t), n, "mem:x", self, funcs{})
 	if !errors.Is(err, ErrOtherCluster) || !Refused(err) {
 		t.Fatalf("got %v", err)
 	}
 	self.Cluster = wire.UUID{} // a tool that does not know yet
-	c, err := Dial(ctx5(t), n, "mem:x", self, funcs{})
+	c, err := Dial(ctxFor(t), n, "mem:x", self, funcs{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,10 +120,10 @@ func TestHelloRefusesAnotherCluster(t *testing.T) {
 func TestRefusedByAcceptAndByFeatures(t *testing.T) {
 	n := NewMemory()
 	s := serve(t, n, "mem:x", func(*Conn) Handler { return nil }, Options{Features: 1})
-	if _, err := Dial(ctx5(t), n, s.Addr(), clientSelf, funcs{}); !errors.Is(err, ErrRefused) {
+	if _, err := Dial(ctxFor(t), n, s.Addr(), clientSelf, funcs{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("accept said no, got %v", err)
 	}
-	if _, err := DialWith(ctx5(t), n, s.Addr(), clientSelf, funcs{}, Options{Need: 2}); !errors.Is(err, ErrFeatures) {
+	if _, err := DialWith(ctxFor(t), n, s.Addr(), clientSelf, funcs{}, Options{Need: 2}); !errors.Is(err, ErrFeatures) {
 		t.Errorf("feature 2 is missing, got %v", err)
 	}
 }
@@ -132,7 +132,7 @@ func TestRefusedByAcceptAndByFeatures(t *testing.T) {
 func TestSilentPeerIsDropped(t *testing.T) {
 	networks(t, func(t *testing.T, n Network, addr string) {
 		s := serve(t, n, addr, func(*Conn) Handler { return funcs{} }, Options{HelloTimeout: 20 * time.Millisecond})
-		nc, err := n.Dial(ctx5(t), s.Addr())
+		nc, err := n.Dial(ctxFor(t), s.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestFloodInBothDirections(t *testing.T) {
 		}
 		conns := make(chan *Conn, 1)
 		s := serve(t, n, addr, func(c *Conn) Handler { conns <- c; return count(atServer) }, Options{})
-		c, err := Dial(ctx5(t), n, s.Addr(), clientSelf, count(atClient))
+		c, err := Dial(ctxFor(t), n, s.Addr(), clientSelf, count(atClient))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestFloodInBothDirections(t *testing.T) {
 func TestSendFromManyGoroutines(t *testing.T) {
 	networks(t, func(t *testing.T, n Network, addr string) {
 		s := serve(t, n, addr, func(*Conn) Handler { return funcs{frames: echo} }, Options{})
-		k, err := DialCaller(ctx5(t), n, s.Addr(), clientSelf, nil)
+		k, err := DialCaller(ctxFor(t), n, s.Addr(), clientSelf, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +213,7 @@ func TestSendFromManyGoroutines(t *testing.T) {
 				for i := range 200 {
 					seq := uint64(g*1000 + i)
 					data := bytes.Repeat([]byte{byte(i)}, i*50)
-					m, got, err := k.Call(ctx5(t), &wire.Renew{Seq: seq}, data)
+					m, got, err := k.Call(ctxFor(t), &wire.Renew{Seq: seq}, data)
 					if err != nil || m.(*wire.Renew).Seq != seq || !bytes.Equal(got, data) {
 						t.Errorf("call %d: %v %v, %d bytes", seq, m, err, len(got))
 						return
@@ -231,7 +231,7 @@ func TestCloseTellsBothSides(t *testing.T) {
 		s := serve(t, n, addr, func(*Conn) Handler {
 			return funcs{closed: func(_ *Conn, err error) { there <- err }}
 		}, Options{})
-		c, err := Dial(ctx5(t), n, s.Addr(), clientSelf, funcs{closed: func(_ *Conn, err error) { here <- err }})
+		c, err := Dial(ctxFor(t), n, s.Addr(), clientSelf, funcs{closed: func(_ *Conn, err error) { here <- err }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestQueueIsBounded(t *testing.T) {
 			}
 		}}
 	}, Options{})
-	c, err := DialWith(ctx5(t), n, s.Addr(), clientSelf, funcs{}, Options{MaxQueued: 1 << 20})
+	c, err := DialWith(ctxFor(t), n, s.Addr(), clientSelf, funcs{}, Options{MaxQueued: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

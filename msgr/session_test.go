@@ -118,7 +118,7 @@ func TestSessionSurvivesBreaks(t *testing.T) {
 			there, here := newCounter(t, "server", frames), newCounter(t, "client", frames)
 			conns := make(chan *Conn, 100)
 			s := serve(t, n, "mem:x", func(c *Conn) Handler { conns <- c; return there }, Options{Linger: 3 * time.Second})
-			c, err := DialSession(ctx5(t), n, s.Addr(), clientSelf, here, Options{})
+			c, err := DialSession(ctxFor(t), n, s.Addr(), clientSelf, here, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -167,7 +167,7 @@ func TestForgottenSessionIsToldToTheUser(t *testing.T) {
 	l, _ := n.Listen("mem:x")
 	first := ServeWith(l, Peer{Instance: instance(wire.KindMDS, 1)}, func(*Conn) Handler { return funcs{} }, Options{})
 	end := make(chan error, 1)
-	c, err := DialSession(ctx5(t), n, "mem:x", clientSelf, funcs{closed: func(_ *Conn, err error) { end <- err }}, Options{})
+	c, err := DialSession(ctxFor(t), n, "mem:x", clientSelf, funcs{closed: func(_ *Conn, err error) { end <- err }}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestForgottenSessionIsToldToTheUser(t *testing.T) {
 	serve(t, n, "mem:x", func(*Conn) Handler { return funcs{} }, Options{})
 	select {
 	case err = <-end:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was told")
 	}
 	if !errors.Is(err, ErrUnknownSession) {
@@ -200,7 +200,7 @@ func TestLingerEndsASession(t *testing.T) {
 	s := serve(t, n, "mem:x", func(*Conn) Handler {
 		return funcs{closed: func(_ *Conn, err error) { end <- err }}
 	}, Options{Linger: 10 * time.Millisecond})
-	nc, _ := n.Dial(ctx5(t), s.Addr())
+	nc, _ := n.Dial(ctxFor(t), s.Addr())
 	if err := say(nc, helloOf(clientSelf, Options{}, wire.SessionHello{ID: wire.UUID{7}})); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestOneWaySessionIsAcknowledged(t *testing.T) {
 	n := NewMemory()
 	k := newCounter(t, "server", 2000)
 	s := serve(t, n, "mem:x", func(*Conn) Handler { return k }, Options{})
-	c, err := DialSession(ctx5(t), n, s.Addr(), clientSelf, funcs{}, Options{MaxQueued: 256 << 10})
+	c, err := DialSession(ctxFor(t), n, s.Addr(), clientSelf, funcs{}, Options{MaxQueued: 256 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestResumeReplacesALivingStream(t *testing.T) {
 	var c0 *Conn
 	s := serve(t, n, "mem:x", func(c *Conn) Handler { c0 = c; return funcs{frames: echo} }, Options{})
 	open := func(sh wire.SessionHello) (*link, wire.Message) {
-		nc, err := n.Dial(ctx5(t), s.Addr())
+		nc, err := n.Dial(ctxFor(t), s.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}

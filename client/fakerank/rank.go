@@ -350,7 +350,7 @@ func (r *Rank) Sent() []wire.Message {
 
 // Wait polls for a condition; tests have no better way to see a request arrive.
 func Wait(what func() bool) bool {
-	for i := 0; i < 2000; i++ {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		if what() {
 			return true
 		}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +39,9 @@ func demoCmd() *cobra.Command {
 
 func demo(cmd *cobra.Command, dir, mnt string, over *conf.Overrides) error {
 	ctx, began := cmd.Context(), time.Now()
+	// A reader of our output that goes away (`capstan demo | head`) must not take us away: the
+	// mount would stay behind, dead.
+	signal.Ignore(syscall.SIGPIPE)
 	c := conf.Default()
 	if err := over.Apply(c); err != nil {
 		return err

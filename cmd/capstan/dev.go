@@ -147,11 +147,7 @@ func statusCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: "status", Short: "Show the state of the cluster", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.load()
-			if err != nil {
-				return err
-			}
-			env, err := cluster.ToolEnv(c)
+			env, err := f.tool()
 			if err != nil {
 				return err
 			}

@@ -25,11 +25,7 @@ func healthCmd() *cobra.Command {
 			if docs {
 				return cluster.WriteHealthDocs(cmd.OutOrStdout())
 			}
-			c, err := f.load()
-			if err != nil {
-				return err
-			}
-			env, err := cluster.ToolEnv(c)
+			env, err := f.tool()
 			if err != nil {
 				return err
 			}
@@ -60,11 +56,7 @@ func pgQueryCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: "query PG", Short: "Show one placement group as the monitors and each OSD of this machine see it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.load()
-			if err != nil {
-				return err
-			}
-			env, err := cluster.ToolEnv(c)
+			env, err := f.tool()
 			if err != nil {
 				return err
 			}

@@ -94,6 +94,15 @@ func (f *confFlags) load() (*conf.Config, error) {
 	return c, f.over.Apply(c)
 }
 
+// tool loads the configuration and opens what a verb asks the cluster through.
+func (f *confFlags) tool() (*cluster.Env, error) {
+	c, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return cluster.ToolEnv(c)
+}
+
 // later refuses a flag of a piece that is not built yet, unless it asks for what there is.
 func later(cmd *cobra.Command, name string, only int, what string) {
 	cmd.Flags().Int(name, only, what+fmt.Sprintf(" (only %d works so far)", only))

@@ -28,11 +28,7 @@ func monWords(use, short string, words []word) *cobra.Command {
 		var asJSON bool
 		sub := &cobra.Command{Use: w.use, Short: w.short, Args: cobra.RangeArgs(w.args, w.args+w.more),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := f.load()
-				if err != nil {
-					return err
-				}
-				env, err := cluster.ToolEnv(c)
+				env, err := f.tool()
 				if err != nil {
 					return err
 				}

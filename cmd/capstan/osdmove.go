@@ -17,11 +17,7 @@ func osdDrainCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "drain ID", Short: "Move everything off an OSD, then say that it may be taken away", Args: cobra.ExactArgs(1),
 		Long: "Gives the OSD no share any more (`osd in ID` takes that back) and waits until no placement group needs it. Refused when too few hosts would be left.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.load()
-			if err != nil {
-				return err
-			}
-			env, err := cluster.ToolEnv(c)
+			env, err := f.tool()
 			if err != nil {
 				return err
 			}
@@ -64,11 +60,7 @@ func osdAddCmd() *cobra.Command {
 				}
 				return err
 			}
-			c, err := f.load()
-			if err != nil {
-				return err
-			}
-			env, err := cluster.ToolEnv(c)
+			env, err := f.tool()
 			if err != nil {
 				return err
 			}

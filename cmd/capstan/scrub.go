@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/capstan-fs/capstan/internal/cluster"
 )
 
 // scrubCmds are `pg scrub`, `pg deep-scrub` and `pg repair`.
@@ -23,11 +21,7 @@ func scrubCmds() []*cobra.Command {
 		var noWait, asJSON bool
 		cmd := &cobra.Command{Use: k.name + " PG|all", Short: k.short, Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := f.load()
-				if err != nil {
-					return err
-				}
-				env, err := cluster.ToolEnv(c)
+				env, err := f.tool()
 				if err != nil {
 					return err
 				}

@@ -138,7 +138,7 @@ func (s *session) call(m wire.Message) wire.Message {
 	select {
 	case r := <-ch:
 		return r
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		s.w.Fatalf("no answer to %+v; what waits: %+v", m, s.w.d.Why())
 		return nil
 	}
