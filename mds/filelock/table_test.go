@@ -249,9 +249,40 @@ again:
 	return woken
 }
 
+// nextRank is the table of the next incarnation, out of what every client but gone declares, in
+// any order.
+func nextRank(t *rapid.T, old *Table, epoch wire.Epoch, gone uint64) (*Graph, *Table) {
+	g := NewGraph(epoch, 0, 0)
+	f := g.NewTable()
+	g.Freeze()
+	var says []func() error
+	for _, h := range old.Held(false) {
+		l := lk(h.Owner.Token, h.Type, h.Start, h.End, false)
+		l.Ticket = h.Ticket
+		if h.Owner.Client != gone {
+			says = append(says, func() error { return f.Redeclare(l, h.Owner.Client) })
+		}
+	}
+	for _, w := range old.Waiting(false) {
+		l := lk(w.Owner.Token, w.Type, w.Start, w.End, true)
+		l.Ticket = w.Ticket
+		if w.Owner.Client != gone {
+			says = append(says, func() error { return f.RedeclareWaiter(l, w.Owner.Client, w.Req) })
+		}
+	}
+	for _, say := range rapid.Permutation(says).Draw(t, "order") {
+		if err := say(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.Thaw()
+	return g, f
+}
+
 func TestAgainstANaiveModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := NewGraph(1, 0, 0)
+		epoch := wire.Epoch(1)
+		g := NewGraph(epoch, 0, 0)
 		f := g.NewTable()
 		m := &model{}
 		for i := range m.bytes {
@@ -267,7 +298,8 @@ func TestAgainstANaiveModel(t *testing.T) {
 			o := Owner{rapid.Uint64Range(1, 3).Draw(t, "client"), rapid.Uint64Range(1, 2).Draw(t, "token")}
 			a, b := rapid.Uint64Range(0, size-1).Draw(t, "a"), rapid.Uint64Range(0, size-1).Draw(t, "b")
 			a, b = min(a, b), max(a, b)
-			switch rapid.IntRange(0, 9).Draw(t, "op") {
+			op := rapid.IntRange(0, 10).Draw(t, "op")
+			switch op {
 			case 0, 1, 2, 3, 4:
 				ticket++
 				ty := rapid.SampledFrom([]wire.LockType{rd, wr}).Draw(t, "type")
@@ -305,7 +337,7 @@ func TestAgainstANaiveModel(t *testing.T) {
 					t.Fatal("waiter lost")
 				}
 				same("cancel", woken, m.wake())
-			case 9:
+			case 9, 10: // a client is gone; with 10 the rank too, and the others tell the next one
 				for i := range m.bytes {
 					for q := range m.bytes[i] {
 						if q.Client == o.Client {
@@ -314,8 +346,19 @@ func TestAgainstANaiveModel(t *testing.T) {
 					}
 				}
 				m.wait = slices.DeleteFunc(m.wait, func(w Waiter) bool { return w.Owner.Client == o.Client })
-				woken, _ := f.DropClient(o.Client)
-				same("drop", woken, m.wake())
+				if op == 9 {
+					woken, _ := f.DropClient(o.Client)
+					same("drop", woken, m.wake())
+					break
+				}
+				epoch++
+				g, f = nextRank(t, f, epoch, o.Client)
+				same("failover", f.Settle(), m.wake())
+				for _, h := range f.Held(false) {
+					if h.Ticket > g.ticket {
+						t.Fatalf("%v after the failover: its ticket is above %d", h, g.ticket)
+					}
+				}
 			}
 			if err := f.Check(); err != nil {
 				t.Fatal(err)
