@@ -113,7 +113,13 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 	}
 	// Nobody is interested: an open-close loop should not pay two transitions per round.
 	r := l.Get(l.client)
-	if r == nil || r.Stale {
+	if r == nil {
+		return 0, 0
+	}
+	if r.Stale {
+		if l.LeftAlone(r) {
+			return r.Client, 0
+		}
 		return 0, 0
 	}
 	if l.phase != idle {
@@ -123,6 +129,22 @@ func (l *Ledger) Ideal(dir bool, now int64, t LonerTimes) (client uint64, again 
 		return l.client, until
 	}
 	return 0, 0
+}
+
+// LeftAlone reports whether r, whose session is stale, stays the loner because nobody else is
+// interested. 4.6 counts no stale client. By the letter that makes a REVOKE which nobody answers,
+// of bits that nobody wants, and V + R after it was heard of last the client is evicted with all
+// that it buffers; but 4.7 leaves a session that nobody waits for until autoclose.
+func (l *Ledger) LeftAlone(r *Record) bool {
+	if r.Client != l.client || !r.Stale || r.Issued&AnyWrite == 0 {
+		return false
+	}
+	for _, o := range l.recs {
+		if !o.Stale && o.Wanted&interest != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Served notes when the loner first has what it wants, and reports whether that begins the

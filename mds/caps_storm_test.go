@@ -87,7 +87,9 @@ func stormOfCaps(t *testing.T, seed int64) {
 				t.Fatalf("stat: errno %d", rep.Errno)
 			}
 			size := rep.Target.Attr.Size
-			if rep.Target.Valid&wire.MaskFile == 0 {
+			if k := s.c.caps[s.ino]; rep.Target.Valid&wire.MaskFile == 0 && k != nil && k.bits.Has(caps.FileExcl) {
+				size = k.size // the sole user knows it best
+			} else if rep.Target.Valid&wire.MaskFile == 0 {
 				// The lock moved on between: it was its own to know, and was given up meanwhile.
 				keep = append(keep, stat{s.c, s.ino, s.c.request(wire.Request{Op: wire.OpGetattr, Ino: s.ino, Mask: wire.MaskFile}), s.least})
 				continue

@@ -83,8 +83,11 @@ type capClient struct {
 	name    string
 	key     SessionKey
 	inst    wire.Instance
-	mute    bool // answers no REVOKE and renews nothing
-	deaf    bool // nothing reaches it
+	mute    bool                    // answers no REVOKE and renews nothing
+	loose   bool                    // it does not take in all that it hears
+	stuck   bool                    // answers no REVOKE and renews all the same
+	deaf    bool                    // nothing reaches it
+	deafTo  func(wire.Message) bool // nobody waits for these any more
 	dirty   map[wire.Ino]*wire.CapUpdate
 	caps    map[wire.Ino]*clientCap
 	reply   map[wire.Tid]*wire.Reply
@@ -440,6 +443,22 @@ func (c *capClient) logf(f string, a ...any) {
 	}
 }
 
+// hear watches Q-a: of one cap, each message has the seq after the one before, but a REVOKE that
+// is sent again, and a RANGE, which carry the last one's.
+func (c *capClient) hear(st *wire.InodeStat, same bool) {
+	k := c.caps[st.Ino]
+	if k == nil || k.id != st.Cap.ID || c.deafTo != nil {
+		return
+	}
+	want := k.seq + 1
+	if same {
+		want = k.seq
+	}
+	if st.Cap.Seq != want && !(c.loose && st.Cap.Seq > want) {
+		c.w.t.Fatalf("Q-a: %s hears seq %d of its cap on %v after %d\n%s", c.name, st.Cap.Seq, st.Ino, k.seq, c.w.log.String())
+	}
+}
+
 func (c *capClient) install(st *wire.InodeStat) *clientCap {
 	if st == nil || st.Cap == nil {
 		return nil
@@ -467,6 +486,9 @@ func (c *capClient) install(st *wire.InodeStat) *clientCap {
 }
 
 func (c *capClient) receive(tid wire.Tid, m wire.Message) {
+	if c.deafTo != nil && c.deafTo(m) {
+		return
+	}
 	switch m := m.(type) {
 	case *wire.SessionOpened:
 		c.open = m
@@ -478,6 +500,9 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 		}
 		c.reply[m.Tid] = m
 		for _, st := range []*wire.InodeStat{m.Dir, m.Target} {
+			if st != nil && st.Cap != nil {
+				c.hear(st, false)
+			}
 			if k := c.install(st); k != nil {
 				if leaving := k.bits &^ st.Cap.Pending; leaving != 0 && !k.pendingAnswer {
 					c.answer(st.Ino, k, st.Cap.Pending)
@@ -504,12 +529,13 @@ func (c *capClient) receive(tid wire.Tid, m wire.Message) {
 			again = " again"
 		}
 		c.logf("%v%s %v", m.Op, again, st.Cap.Pending)
+		c.hear(st, m.Again || m.Op == wire.CapRange)
 		k = c.install(st)
 		if m.Op == wire.CapRange {
 			return
 		}
 		if leaving := k.bits &^ st.Cap.Pending; leaving != 0 || m.Op == wire.CapRevoke {
-			if c.mute {
+			if c.mute || c.stuck {
 				k.pendingAnswer = true
 				return
 			}

@@ -17,7 +17,7 @@ func (in *inode) Clients() int { return in.ledger.Len() }
 func (in *inode) Client(i int) locker.ClientCaps {
 	rec := in.ledger.All()[i]
 	cc := locker.ClientCaps{Client: rec.Client, Issued: rec.Issued}
-	if !rec.Stale {
+	if !rec.Stale || in.ledger.LeftAlone(rec) {
 		cc.Wanted = rec.Wanted
 		if in.ledger.LonerOf() != rec.Client && in.isReg() && in.ledger.Turns() {
 			cc.Wanted = 0

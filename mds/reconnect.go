@@ -201,6 +201,7 @@ func (r *Rank) replayFlush(s *session, m *wire.CapUpdate) {
 	}
 	r.applyFlush(s, in, m, had)
 	if rec != nil && had&caps.FileWr == 0 {
+		rec.Seq++                                                          // Q-a
 		r.sendCap(s, in, rec, wire.CapGrantOp, had&caps.FileShared, false) // what it heard at Reconnected was older
 	}
 }
