@@ -41,24 +41,23 @@ var groups = [...]struct {
 // writeBits are those whose loss takes the long way of 4.5.
 const writeBits = caps.FileWr | caps.FileBuffer | caps.FileExcl | caps.FileAppend
 
-// decay is how long an open file without I/O keeps its wish for Fw and Fx.
-const decay = int64(5 * time.Second)
-
 const (
 	wantRead   = caps.FileShared | caps.FileCache | caps.FileRd | caps.AuthShared | caps.XattrShared
 	wantWrite  = caps.FileShared | caps.FileWr | caps.FileAppend | caps.AuthShared | caps.XattrShared
 	wantAppend = wantWrite | caps.FileExcl
 )
 
-// wanted is what the open files need: an idle writer lets its wish go, so that a forgotten
-// descriptor does not keep others from caching.
+// wanted is what the open files need. A file without I/O for caps_wanted_delay lets its wish go,
+// so that a forgotten descriptor keeps nobody else from caching and buffering (4.2): a tick tells
+// the rank, which then takes back what somebody else can use. The next read or write wishes anew.
 func (in *Inode) wanted() caps.Bits {
 	var w caps.Bits
 	now := in.c.now()
-	if in.opens.rd > 0 {
+	delay := int64(in.c.cfg.WantedDelay)
+	if in.parkedRd > 0 || in.nrd > 0 || in.opens.rd > 0 && now-in.lastRd < delay {
 		w |= wantRead
 	}
-	if in.late != (wire.Time{}) || in.parked > 0 || in.nwr > 0 || in.buf != nil || in.opens.wr > 0 && now-in.lastWr < decay {
+	if in.late != (wire.Time{}) || in.parked > 0 || in.nwr > 0 || in.buf != nil || in.opens.wr > 0 && now-in.lastWr < delay {
 		w |= wantWrite
 		if in.opens.app > 0 && (in.parked > 0 || in.append || now-in.lastWr < int64(time.Second)) {
 			w |= caps.FileExcl
@@ -300,6 +299,8 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 		write := b&writeBits != 0
 		if write {
 			in.parked++
+		} else {
+			in.parkedRd++
 		}
 		if folio {
 			// A revoke may be waiting for our folio. Once: two WRITEs that tell at each turn
@@ -320,6 +321,8 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 		err := c.await(k, ev)
 		if write {
 			in.parked--
+		} else {
+			in.parkedRd--
 		}
 		if err != nil {
 			return err

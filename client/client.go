@@ -80,6 +80,7 @@ type Config struct {
 
 	DirtyExpire time.Duration // buffered data and times are durable after this; 0: 1 s
 	DirtyMax    int64         // bytes buffered at most, of all files; 0: 64 MiB; negative: none
+	WantedDelay time.Duration // an open file without I/O for so long wants no caps any more; 0: 5 s
 
 	Now func() int64 // nil: CLOCK_BOOTTIME in ns; scenes bring their own
 }
@@ -138,6 +139,9 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	if cfg.DirtyMax == 0 {
 		cfg.DirtyMax = 64 << 20
+	}
+	if cfg.WantedDelay == 0 {
+		cfg.WantedDelay = 5 * time.Second
 	}
 	if cfg.Now == nil {
 		cfg.Now = boottime

@@ -61,6 +61,7 @@ func (c *Client) openFile(in *Inode, rd, wr, app bool) *File {
 	c.ref(in)
 	if rd {
 		in.opens.rd++
+		in.lastRd = c.now()
 	}
 	if wr {
 		in.opens.wr++

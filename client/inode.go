@@ -43,7 +43,9 @@ type Inode struct {
 	nwr     int // writes under Fw in flight
 	append  bool
 	parked  int // WRITEs waiting for bits not issued; they may own folios
-	cutting int // our own SETATTR(size) is at the rank
+
+	parkedRd int // reads that wait for Fr
+	cutting  int // our own SETATTR(size) is at the rank
 
 	jobAt time.Time // when the revoke that is worked off came
 

@@ -32,6 +32,7 @@ func (c *Client) read(k *Caller, f *File, off uint64, n int, page bool) ([]byte,
 	if !in.isReg() || in.osize == 0 {
 		return nil, syscall.EINVAL
 	}
+	in.lastRd = c.now()
 	if !page {
 		if err := c.need(k, in, f, caps.FileRd, false); err != nil {
 			return nil, err

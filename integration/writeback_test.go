@@ -92,6 +92,24 @@ func TestBufferingComesAndGoesWithSharing(t *testing.T) {
 			return held == 5
 		})
 	}
+	// A descriptor that lies about on another host, a reader's or a writer's, takes it away for
+	// caps_wanted_delay only, and sees the newest all the same when it is used again.
+	idle := c.Mount("--caps-wanted-delay", "200ms")
+	for _, mode := range []int{os.O_RDONLY, os.O_RDWR} {
+		g, err := os.OpenFile(filepath.Join(idle, "f"), mode, 0)
+		must(t, err)
+		within(t, 20, "buffering beside an idle descriptor", func() bool {
+			held, _ := wrote(nil)
+			return held == 5
+		})
+		got := make([]byte, 8)
+		_, err = g.ReadAt(got, 0)
+		must(t, err)
+		if want := fmt.Sprintf("%08d", n); string(got) != want {
+			t.Fatalf("the idle descriptor reads %q, want %q", got, want)
+		}
+		must(t, g.Close())
+	}
 	must(t, f.Sync())
 	if s := statsOf(t, c, a); s.Buffered != 0 || s.Lost != 0 {
 		t.Fatalf("after fsync: %+v", s)

@@ -46,6 +46,7 @@ type Config struct {
 
 	DirtyExpire time.Duration
 	DirtyMax    uint64
+	WantedDelay time.Duration
 
 	LogLevel      string
 	AdminSocket   string
