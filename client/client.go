@@ -109,9 +109,10 @@ type Client struct {
 	objects  Objects
 	notifier Notifier
 
-	inodes map[wire.Ino]*Inode
-	root   *Inode
-	idle   idleList
+	inodes   map[wire.Ino]*Inode
+	root     *Inode
+	idle     lruList // nobody uses them, and the kernel has forgotten them
+	byKernel lruList // the kernel knows them, and nobody has them open; no directories
 
 	session
 	requests
@@ -156,6 +157,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		wb:     writeback{bufs: map[*Inode]struct{}{}},
 	}
 	c.idle.init()
+	c.byKernel.init()
 	c.sleepers.init()
 	c.requests.init()
 	c.session.init()

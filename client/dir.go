@@ -185,8 +185,8 @@ func (c *Client) EntryFor(e *DirEntry) (Entry, bool) {
 	if in == nil || in.cap.id == 0 || in.ever&statMask != statMask || c.mayAttr(in, statMask) == NoRight {
 		return Entry{}, false
 	}
-	c.idle.remove(in)
 	in.nlookup++
+	c.maybeIdle(in)
 	return Entry{Ino: in.ino, Attr: c.attrOf(in)}, true
 }
 

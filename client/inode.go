@@ -26,15 +26,16 @@ type Inode struct {
 	parent wire.Ino // how it was reached last: a hint for a new rank
 	name   string
 
-	nlookup   uint64 // references of the kernel
-	known     bool   // the kernel has named it in a request: an invalidation will find it
-	attrUntil int64  // the kernel may trust attributes until then
-	pages     bool   // the kernel may have pages
-	paged     uint64 // counts what may have given it some
-	oldPages  bool   // … which may be older than what is true now
-	refs      int    // ours: open files, calls on their way
-	idleNext  *Inode
-	idlePrev  *Inode
+	nlookup   uint64   // references of the kernel
+	known     bool     // the kernel has named it in a request: an invalidation will find it
+	attrUntil int64    // the kernel may trust attributes until then
+	pages     bool     // the kernel may have pages
+	paged     uint64   // counts what may have given it some
+	oldPages  bool     // … which may be older than what is true now
+	refs      int      // ours: open files, calls on their way
+	lru       *lruList // the list it is in: Client.idle, Client.byKernel, or none
+	lruNext   *Inode
+	lruPrev   *Inode
 
 	changed event // caps, in-flight counts, flushing
 	cap     capRec
@@ -98,7 +99,7 @@ func (in *Inode) isReg() bool { return in.attr.Mode&0170000 == 0100000 }
 
 func (c *Client) ref(in *Inode) {
 	in.refs++
-	c.idle.remove(in)
+	in.unlist()
 }
 
 func (c *Client) unref(in *Inode) {
@@ -109,7 +110,13 @@ func (c *Client) unref(in *Inode) {
 // maybeIdle lets go of an inode that nobody uses: at once when its last name is gone, so
 // that the rank can purge it, else when newer idle ones push it out.
 func (c *Client) maybeIdle(in *Inode) {
-	if in.refs > 0 || in.nlookup > 0 || in == c.root || c.inodes[in.ino] != in {
+	if in.refs > 0 || in == c.root || c.inodes[in.ino] != in {
+		return
+	}
+	if in.nlookup > 0 {
+		if !in.isDir() {
+			c.byKernel.push(in)
+		}
 		return
 	}
 	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 && !in.cap.job && !c.discardUnlinked(in) {
@@ -130,7 +137,7 @@ func (c *Client) maybeIdle(in *Inode) {
 
 // drop forgets an inode and queues the release of its cap.
 func (c *Client) drop(in *Inode) {
-	c.idle.remove(in)
+	in.unlist()
 	delete(c.inodes, in.ino)
 	delete(c.dirty, in)
 	if in.cap.id != 0 {
@@ -165,7 +172,8 @@ func (c *Client) Forget(ino wire.Ino, n uint64) {
 	c.unlockFlush()
 }
 
-// onRecall trims idle inodes to what the rank would like, and asks the kernel for more.
+// onRecall trims idle inodes to what the rank would like, and asks the kernel for more: those that
+// were used least recently, of both.
 func (c *Client) onRecall(m *wire.Recall) {
 	n := 0
 	for _, in := range c.inodes {
@@ -181,11 +189,10 @@ func (c *Client) onRecall(m *wire.Recall) {
 		return
 	}
 	var inos []wire.Ino
-	for _, in := range c.inodes {
-		if n <= int(m.Max) {
-			break
-		}
-		if in.refs == 0 && in.nlookup > 0 && in != c.root && !in.isDir() {
+	for left := c.byKernel.n; left > 0 && n > int(m.Max); left-- {
+		in := c.byKernel.first()
+		c.byKernel.push(in) // the kernel may refuse: another is asked for next time
+		if in.cap.id != 0 {
 			inos = append(inos, in.ino)
 			n--
 		}
@@ -300,29 +307,34 @@ func (in *Inode) settleFresh(had caps.Bits, st *wire.InodeStat) {
 	}
 }
 
-// idleList is the inodes nobody uses, the one that has been idle longest first.
-type idleList struct {
+// lruList is a list of inodes, the one that was used least recently first. An inode is in one
+// list at most: while somebody here uses it in none, so that it comes to the end of one after.
+type lruList struct {
 	head Inode
 	n    int
 }
 
-func (l *idleList) init() { l.head.idleNext, l.head.idlePrev = &l.head, &l.head }
+func (l *lruList) init() { l.head.lruNext, l.head.lruPrev = &l.head, &l.head }
 
-func (l *idleList) push(in *Inode) {
-	l.remove(in)
-	p := l.head.idlePrev
-	p.idleNext, in.idlePrev = in, p
-	in.idleNext, l.head.idlePrev = &l.head, in
+// push puts in behind all others.
+func (l *lruList) push(in *Inode) {
+	in.unlist()
+	p := l.head.lruPrev
+	p.lruNext, in.lruPrev = in, p
+	in.lruNext, l.head.lruPrev = &l.head, in
+	in.lru = l
 	l.n++
 }
 
-func (l *idleList) remove(in *Inode) {
-	if in.idleNext == nil {
+// unlist takes in out of the list that it is in, if any.
+func (in *Inode) unlist() {
+	if in.lru == nil {
 		return
 	}
-	in.idlePrev.idleNext, in.idleNext.idlePrev = in.idleNext, in.idlePrev
-	in.idleNext, in.idlePrev = nil, nil
-	l.n--
+	in.lruPrev.lruNext, in.lruNext.lruPrev = in.lruNext, in.lruPrev
+	in.lruNext, in.lruPrev = nil, nil
+	in.lru.n--
+	in.lru = nil
 }
 
-func (l *idleList) first() *Inode { return l.head.idleNext }
+func (l *lruList) first() *Inode { return l.head.lruNext }

@@ -222,6 +222,9 @@ func (c *Client) byIno(ino wire.Ino) (*Inode, error) {
 		return nil, eSTALE
 	}
 	in.known = true
+	if in.lru == &c.byKernel {
+		c.byKernel.push(in) // used
+	}
 	return in, nil
 }
 

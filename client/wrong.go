@@ -65,6 +65,7 @@ func (c *Client) lieOfName(k *Caller, dir wire.Ino, name string) (Entry, bool, e
 		return Entry{}, false, nil
 	}
 	in.nlookup++
+	c.maybeIdle(in)
 	return l.entry, true, nil
 }
 
