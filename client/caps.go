@@ -200,6 +200,9 @@ func (c *Client) makeUpdate(in *Inode, wantMax uint64) *wire.CapUpdate {
 		c.kept = append(c.kept, &kept{tid: u.FlushTid, flush: u, in: in})
 	}
 	u.Oldest = c.oldest()
+	if in.dir != nil && len(in.dir.keep) > 0 && r.implemented&caps.FileShared == 0 {
+		u.Names, in.dir.keep = in.dir.keep, nil
+	}
 	return u
 }
 

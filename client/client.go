@@ -108,6 +108,7 @@ type Client struct {
 	gen      uint64 // lives of the session: an eviction begins a new one
 	objects  Objects
 	notifier Notifier
+	namer    Namer // the same one, if its kernel can be trusted with names
 
 	inodes   map[wire.Ino]*Inode
 	root     *Inode
@@ -197,6 +198,7 @@ func newInstance() wire.Instance {
 func (c *Client) SetNotifier(n Notifier) {
 	c.mu.Lock()
 	c.notifier = n
+	c.namer, _ = n.(Namer)
 	c.mu.Unlock()
 }
 
@@ -299,6 +301,7 @@ func (c *Client) wasStopped(before, now int64) {
 	if n == nil {
 		return
 	}
+	c.expireAll()
 	var inos []wire.Ino
 	for _, in := range c.inodes {
 		if in.attrUntil != 0 && in.attrUntil+int64(now-before) > now {

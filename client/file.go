@@ -152,6 +152,7 @@ func (c *Client) create(k *Caller, r *wire.Request) (e Entry, f *File, err error
 	}
 	c.ref(d)
 	defer c.unref(d)
+	c.ownChange(d)
 	cl, err := c.do(k, r)
 	defer c.doneWith(cl)
 	if err != nil {

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
@@ -13,6 +15,8 @@ type dirState struct {
 	names    map[string]*dentry
 	complete bool            // under Fs, every name is in names
 	listing  []wire.DirEntry // the same with cookies, in their order; nil when not known
+	told     toldNames       // what the kernel may trust of it
+	keep     []string        // names to be kept under leases when Fs is given up
 }
 
 // dentry is one name; ino 0: it does not exist.
@@ -76,6 +80,7 @@ func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sen
 func (c *Client) changedName(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sent int64) {
 	d := dir.dirState()
 	d.own++
+	d.told.own = c.now()
 	d.listing = nil
 	c.learn(dir, name, ino, l, sent)
 	// The directory's size and times moved at the rank; ours are not current unless told.
@@ -136,7 +141,7 @@ func (c *Client) applyReply(cl *call) {
 			cl.in.attr.Nlink = 0
 		}
 	case r.Op == wire.OpRename:
-		c.renamed(dir, r)
+		c.renamed(dir, r, m.Lease, cl.sent)
 	case cl.in != nil:
 		c.changedName(dir, r.Name, cl.in.ino, m.Lease, cl.sent)
 		if r.Op == wire.OpCreate {
@@ -161,19 +166,20 @@ func (c *Client) applyReply(cl *call) {
 // renamed moves what is known of two names. The reply does not say what they lead to now,
 // so unless both were known before, both are forgotten: two names of one inode stay as they
 // are.
-func (c *Client) renamed(dir *Inode, r *wire.Request) {
+func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64) {
 	nd := c.inodes[r.NewDir]
 	if nd == nil {
 		nd = dir
 	}
+	moved(r.PID, dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
 	from, okFrom := c.cover(dir, r.Name)
 	to, okTo := c.cover(nd, r.NewName)
 	known := okFrom && okTo && from != 0
 	if known && from == to {
 		return
 	}
-	set := func(d *Inode, name string, ino wire.Ino) {
-		c.changedName(d, name, ino, nil, 0)
+	set := func(d *Inode, name string, ino wire.Ino, l *wire.Lease) {
+		c.changedName(d, name, ino, l, sent)
 		if !known {
 			delete(d.dir.names, name)
 			d.dir.complete = false // absent from names must mean absent
@@ -182,8 +188,14 @@ func (c *Client) renamed(dir *Inode, r *wire.Request) {
 	if r.RenameFlags&wire.RenameExchange == 0 {
 		to = 0
 	}
-	set(dir, r.Name, to)
-	set(nd, r.NewName, from)
+	set(dir, r.Name, to, nil)
+	set(nd, r.NewName, from, l)
+	if l == nil {
+		c.expireBare(nd, r.NewName)
+	}
+	if r.RenameFlags&wire.RenameExchange != 0 {
+		c.expireBare(dir, r.Name)
+	}
 }
 
 // cover is mayName without the clock: what we believe of a name.
@@ -209,11 +221,17 @@ func (c *Client) doneWith(cl *call) {
 }
 
 // Entry is what a name operation tells the kernel. The kernel has one more reference on Ino
-// for it. Entry timeouts are always 0 (B2).
+// for it. TTL: how long it may trust the name, or with ENOENT its absence; Told must follow.
 type Entry struct {
 	Ino  wire.Ino
 	Attr Attr
+	TTL  time.Duration
+
+	at int64 // when TTL was computed
 }
+
+// At is when TTL was computed, for Late.
+func (e *Entry) At() int64 { return e.at }
 
 // dirFor finds a directory (or any inode) the kernel names.
 func (c *Client) byIno(ino wire.Ino) (*Inode, error) {
@@ -248,25 +266,43 @@ func (c *Client) Lookup(k *Caller, dir wire.Ino, name string) (e Entry, err erro
 		}
 		defer func() { c.keepName(dir, name, &e, err) }()
 	}
-	if ino, right := c.mayName(d, name); right != NoRight {
-		if ino == 0 {
-			return e, eNOENT
+	ino, right := c.mayName(d, name)
+	in := c.inodes[ino]
+	if right == NoRight || ino != 0 && (in == nil || in.cap.id == 0) {
+		c.ref(d)
+		defer c.unref(d)
+		cl, err := c.do(k, &wire.Request{Op: wire.OpLookup, Ino: dir, Name: name})
+		defer c.doneWith(cl)
+		switch {
+		case err == eNOENT:
+			in = nil
+		case err != nil:
+			return e, err
+		case cl.in == nil:
+			return e, eIO
+		default:
+			in = cl.in
 		}
-		if in := c.inodes[ino]; in != nil && in.cap.id != 0 {
-			return c.entry(k, in)
+	}
+	if in == nil {
+		if ino, right := c.mayName(d, name); ino == 0 {
+			e.TTL, e.at = c.tell(k, d, name, right)
 		}
+		return e, eNOENT
 	}
-	c.ref(d)
-	defer c.unref(d)
-	cl, err := c.do(k, &wire.Request{Op: wire.OpLookup, Ino: dir, Name: name})
-	defer c.doneWith(cl)
-	if err != nil {
-		return e, err
+	shown := in.told
+	e, err = c.entry(k, in)
+	// The wait for attributes, if there was one, may have changed what the name leads to.
+	if at, right := c.mayName(d, name); err == nil && at == in.ino && in.steady(shown) {
+		e.TTL, e.at = c.tell(k, d, name, right)
 	}
-	if cl.in == nil {
-		return e, eIO
-	}
-	return c.entry(k, cl.in)
+	return e, err
+}
+
+// steady: what the kernel was shown last of an inode is still so, so that it does not wait
+// for pages to go before it takes an answer's timeouts in.
+func (in *Inode) steady(shown told) bool {
+	return !in.pages || shown.size == in.attr.Size && shown.mtime == in.attr.Mtime && !in.oldPages
 }
 
 // entry counts the kernel's reference and fills what it wants to know. Attributes never
@@ -354,11 +390,13 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 	}
 	c.ref(d)
 	defer c.unref(d)
+	c.ownChange(d)
 	if r.NewDir != 0 && r.NewDir != r.Ino {
 		nd, err := c.byIno(r.NewDir)
 		if err != nil {
 			return e, err
 		}
+		c.ownChange(nd)
 		c.ref(nd)
 		defer c.unref(nd)
 	}

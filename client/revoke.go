@@ -22,11 +22,13 @@ func (c *Client) revoke(in *Inode) {
 		r.issued |= leaving // what was answered as given up is used on
 		return
 	}
+	c.keepNames(in, leaving)
 	c.lose(in, leaving)
 	long := !in.isDir() && leaving&writeBits != 0
 	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
 	flush := leaving&caps.FileBuffer != 0 && in.buf != nil
-	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.mayBeMapped())
+	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.mayBeMapped() ||
+		leaving&caps.FileShared != 0 && c.bareNames(in))
 	if !drain && !flush && !kernel {
 		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
 		return
@@ -47,6 +49,7 @@ func (c *Client) lose(in *Inode, leaving caps.Bits) {
 	if leaving&caps.FileShared != 0 && in.dir != nil {
 		in.dir.gen++
 		in.dir.listing, in.dir.complete = nil, false
+		in.dir.told.taken = in.c.now()
 	}
 	if leaving&caps.FileCache != 0 && in.pages {
 		in.oldPages = true
@@ -105,6 +108,9 @@ func (c *Client) runRevoke(in *Inode) {
 			c.mu.Unlock()
 			n.Attrs(in.ino)
 			c.mu.Lock()
+		}
+		if leaving&caps.FileShared != 0 && c.bareNames(in) {
+			c.expire(in, c.unleased(in))
 		}
 		r.issued &= target // step 2: no new use
 		for r.pending == target {
@@ -185,14 +191,42 @@ func (c *Client) invalidatePages(in *Inode, n Notifier) {
 	c.mu.Lock()
 }
 
-// onLeaseRevoke gives up one name. The kernel keeps no entries on our word (B2), so there is
-// nothing to wait for.
+// onLeaseRevoke gives up one name, after the kernel has: the ack is sent from the completion
+// of that.
 func (c *Client) onLeaseRevoke(m *wire.LeaseRevoke) {
-	if in := c.inodes[m.Dir]; in != nil && in.dir != nil {
-		if d := in.dir.names[m.Name]; d != nil {
-			d.lease = 0
-			in.dir.sweep(m.Name, d)
-		}
+	ack := &wire.LeaseAck{Dir: m.Dir, Name: m.Name, Seq: m.Seq}
+	in := c.inodes[m.Dir]
+	if in == nil || in.dir == nil {
+		c.send(0, ack)
+		return
 	}
-	c.send(0, &wire.LeaseAck{Dir: m.Dir, Name: m.Name, Seq: m.Seq})
+	in.dir.told.taken = c.now()
+	if d := in.dir.names[m.Name]; d != nil {
+		d.lease = 0
+		in.dir.sweep(m.Name, d)
+	}
+	if u := in.dir.told.until[m.Name]; c.namer == nil || u == 0 && in.dir.told.writing == 0 {
+		c.send(0, ack)
+		return
+	}
+	gen := c.linkGen
+	c.ref(in)
+	go func() {
+		c.mu.Lock()
+		c.expire(in, func(name string) bool { return name == m.Name })
+		c.unref(in)
+		if gen == c.linkGen { // another rank has not asked
+			c.send(0, ack)
+		}
+		c.unlockFlush()
+	}()
+}
+
+// unleased are the names that no lease covers.
+func (c *Client) unleased(dir *Inode) func(string) bool {
+	now := c.now()
+	return func(name string) bool {
+		e := dir.dir.names[name]
+		return e == nil || e.lease <= now
+	}
 }

@@ -188,6 +188,7 @@ func (c *Client) connect(addr string, inst wire.Instance, r *receiver) bool {
 	r.gen = c.linkGen
 	self := c.inst
 	c.mu.Unlock()
+	c.expireLeased()
 	l, err := c.cfg.Cluster.Dial(ctx, addr, self, r)
 	if err != nil {
 		c.log.Debug().Err(err).Str("addr", addr).Msg("dial rank")
@@ -377,6 +378,7 @@ func (c *Client) startAnew() {
 		}
 	}
 	clear(c.dirty)
+	c.expireAll()
 	c.loseRequests()
 	slices.Sort(known)
 	if n := c.notifier; n != nil {

@@ -29,7 +29,7 @@ func fillAttr(out *fuse.Attr, a *client.Attr) {
 	out.Blksize = blockSize
 }
 
-// fillEntry tells the kernel of an inode. Entries have no timeout (B2).
+// fillEntry tells the kernel of an inode. Timeouts of names are tell's (names.go).
 func fillEntry(out *fuse.EntryOut, e *client.Entry) {
 	out.NodeId = uint64(e.Ino)
 	out.Generation = 1 // numbers are never given out twice

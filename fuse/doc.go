@@ -3,6 +3,7 @@
 //
 //	kernel ── /dev/fuse ──▶ go-fuse ──▶ fs.go ──▶ client.Client
 //	kernel ◀─ INVAL_INODE, PRUNE ───── notify.go ◀─ client.Notifier
+//	kernel ◀─ INVAL_ENTRY ──────────── names.go ◀── client.Namer
 //
 // A node id is an inode number, and for a directory that other hosts have moved a count
 // besides (places.go).

@@ -22,6 +22,7 @@ type fileSystem struct {
 	fhs                handles
 	places             places
 	wrong              wrong.Set // seeded bugs
+	fd                 int       // our own descriptor of the connection
 }
 
 func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
@@ -41,6 +42,12 @@ func (fs *fileSystem) caller(cancel <-chan struct{}, h *fuse.InHeader) client.Ca
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	k := fs.caller(cancel, h)
 	e, err := fs.c.Lookup(&k, fs.ino(h.NodeId), name)
+	if e.TTL > 0 {
+		if err == nil {
+			fs.entry(h.NodeId, name, out, &e)
+		} // else node id 0: the absence may be trusted
+		return fs.tell(&k, h, name, out, &e, err)
+	}
 	if err != nil {
 		return status(err)
 	}

@@ -17,6 +17,7 @@ type options struct {
 	fsname     string
 	flags      uintptr
 	max        int
+	names      bool
 }
 
 // CheckOptions says whether a list after -o can be mounted with.
@@ -37,6 +38,8 @@ func parseOptions(list []string) (options, error) {
 			case "rw":
 				o.flags &^= unix.MS_RDONLY
 			case "", "atime", "diratime", "default_permissions", "defaults", "_netdev":
+			case "name_cache": // the kernel need not ask for each name each time
+				o.names = true
 			case "ro":
 				o.flags |= unix.MS_RDONLY
 			case "allow_other":

@@ -6,8 +6,11 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/capstan-fs/capstan/client"
 	"github.com/capstan-fs/capstan/wire"
 )
+
+var _ client.Namer = (*namer)(nil)
 
 // notifier tells the kernel what its caches may not keep. Each notification is a write of
 // its own, so one that blocks (F1) does not hold up the others.

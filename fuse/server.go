@@ -136,7 +136,13 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		unmount(dir, true)
 		return nil, fmt.Errorf("fuse: %w", err)
 	}
-	cfg.Client.SetNotifier(&notifier{raw: s.raw, fd: own, places: &s.fs.places})
+	s.fs.fd = own
+	plain := notifier{raw: s.raw, fd: own, places: &s.fs.places}
+	if s.granted&fuse.CAP_HAS_EXPIRE_ONLY != 0 && o.names {
+		cfg.Client.SetNotifier(&namer{plain})
+	} else {
+		cfg.Client.SetNotifier(&plain) // names are asked for each time
+	}
 	go func() {
 		s.raw.Serve()
 		cfg.Client.SetNotifier(nil)
@@ -181,6 +187,14 @@ func (s *Server) Abort() error {
 // Negotiated names the features of the kernel that are in use.
 func (s *Server) Negotiated() string {
 	return flagNames(s.granted & (wantCaps | fuse.CAP_WRITEBACK_CACHE))
+}
+
+// Upcalls counts what kernels have asked of this process's mounts, forgets and releases aside.
+func Upcalls() (n uint64) {
+	for i := range opCounts {
+		n += opCounts[i].Load()
+	}
+	return n
 }
 
 // Mountpoint is where it is mounted.

@@ -228,6 +228,18 @@ func (l *Lock) HeldBy(by Owner) Mode {
 // Contended reports whether a request waits for l.
 func (l *Lock) Contended() bool { return l.ext != nil && len(l.ext.waiters) > 0 }
 
+// NextX is whose xlock l has, is reserved for, or comes to next.
+func (l *Lock) NextX() (by Owner, ok bool) {
+	switch x := l.ext; {
+	case x == nil:
+	case x.hasX:
+		return x.xlocker, true
+	case len(x.waiters) > 0 && x.waiters[0].mode == X:
+		return x.waiters[0].set.Owner, true
+	}
+	return Owner{}, false
+}
+
 // Info describes a lock for `capstan locks`.
 type Info struct {
 	Object  string   `json:"object"`

@@ -33,10 +33,24 @@ func (r *Rank) onCapUpdate(s *session, m *wire.CapUpdate) {
 		}
 		return
 	}
+	if len(m.Names) > 0 && in.isDir() {
+		if d := r.dirOf(in); !d.complete { // after a takeover: Fs counts as held until the names can be looked at
+			r.fetch(d)
+			d.waiters = append(d.waiters, func() {
+				if s.alive() {
+					r.onCapUpdate(s, m)
+				}
+			})
+			return
+		}
+	}
 	before := rec.Issued
 	flush := m.Dirty != 0 && rec.MayFlush(m.Dirty) // FW: by the bound before this message shrinks it
 	if m.Dirty != 0 && !flush {
 		r.logf(LogWarn, "session %v: flush of %v on %v under %v refused", s.instance, m.Dirty, in, rec.Issued)
+	}
+	if in.isDir() && before.Has(caps.FileShared) && !m.Retained.Has(caps.FileShared) {
+		r.keepNames(s, in, m.Names)
 	}
 	rec.Answer(m.Seq, m.Retained|caps.Pin)
 	if !rec.Revoking() {

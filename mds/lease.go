@@ -19,6 +19,7 @@ type leaseRec struct {
 	asked int64 // when LeaseRevoke was sent, 0: not
 	twice bool
 	gone  bool
+	kept  bool // given with a change of the holder's own, whose xlock has not come to rest yet
 
 	prev, next *leaseRec // list of the session
 }
@@ -85,7 +86,9 @@ func (d *dentry) leaseOf(s *session) (int, *leaseRec) {
 
 // leaseFor gives s a lease on the name, or nil: the row of dn must allow it, and a client
 // that holds Fs on the directory needs none. A reply that repeats a lease repeats its seq.
-func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
+func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease { return r.lease(dn, s, false) }
+
+func (r *Rank) lease(dn *dentry, s *session, own bool) *wire.Lease {
 	if s == nil || s.state != sessOpen || dn.dead {
 		return nil
 	}
@@ -93,7 +96,7 @@ func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
 		return nil
 	}
 	i, l := dn.leaseOf(s)
-	if l != nil && l.asked != 0 || locker.Allowed(dn, s.client())&locker.Lease == 0 {
+	if l != nil && l.asked != 0 || !own && locker.Allowed(dn, s.client())&locker.Lease == 0 {
 		return nil
 	}
 	// A seq per reply: an ack of an earlier revoke must not end a lease given later.
@@ -109,11 +112,70 @@ func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
 		}
 	}
 	l.seq = r.leaseSeq
+	l.kept = own
 	out := &wire.Lease{Dir: dn.dir.in.rec.Ino, Name: dn.name, Seq: l.seq}
 	if !dn.isNull() {
 		out.Ino = dn.ino
 	}
 	return out
+}
+
+// mine reports whether the next to change the name is who has the lease: it need not be asked
+// back for that. The change is the holder's own, nobody else's can come before it, and the
+// answer tells the holder what the name leads to from then on. Asking would cost a round trip
+// of every create whose name was looked up before, and a kernel that trusts names could not
+// give this one up while the request is parked (F5).
+func (l *leaseRec) mine() bool {
+	by, ok := l.dn.locks[0].NextX()
+	if !ok {
+		return l.kept // on the way from the xlock to a row that allows it; nobody comes before
+	}
+	return by.Client == l.sess.client() && l.asked == 0
+}
+
+// leaseOwn is leaseFor for the author of a change that was just made: the row will allow it
+// when the xlock is gone, or it is asked back then.
+func (r *Rank) leaseOwn(dn *dentry, s *session) *wire.Lease { return r.lease(dn, s, true) }
+
+// keepNames turns a client's trust in names from Fs of their directory to leases: it goes on
+// without a gap. What a row does not allow is asked back like any other lease. A kernel that
+// was told of the names need not hear of the change, and an author of changes keeps what it
+// knows of a directory that others work in.
+func (r *Rank) keepNames(s *session, in *inode, names []string) {
+	for _, n := range names[:min(len(names), wire.MaxKept)] {
+		if !wire.ValidName(n) || len(n) > wire.MaxName {
+			continue
+		}
+		dn := r.dentry(in.dir, n)
+		r.leaseOwn(dn, s)
+		r.engine.Changed(dn)
+		r.engine.Reissue(dn)
+	}
+}
+
+// keepLeases lets the author keep its leases on the names that it holds x: until the row is
+// at rest they stand in nobody's way, and then it most often allows them.
+func (q *request) keepLeases() {
+	for _, dn := range q.pinnedDn[:q.nDn] {
+		if len(dn.leases) > 0 && dn.locks[0].HeldBy(q.set.Owner) == locker.X {
+			if _, l := dn.leaseOf(q.sess); l != nil && l.asked == 0 {
+				l.kept = true
+			}
+		}
+	}
+}
+
+// recheckLeases looks again at the names that q was to change: a lease of its author that
+// counted for nothing meanwhile counts again.
+func (r *Rank) recheckLeases(q *request) {
+	for _, dn := range q.pinnedDn[:q.nDn] {
+		if len(dn.leases) > 0 {
+			if _, l := dn.leaseOf(q.sess); l != nil {
+				r.engine.Changed(dn)
+				r.engine.Reissue(dn)
+			}
+		}
+	}
 }
 
 // dropLease forgets a lease and lets the name's lock know.
@@ -135,8 +197,13 @@ func (r *Rank) dropLease(l *leaseRec) {
 
 // reissueDentry asks back the leases that the row of dn no longer allows.
 func (r *Rank) reissueDentry(dn *dentry) {
+	if _, ok := dn.locks[0].NextX(); !ok {
+		for _, l := range dn.leases {
+			l.kept = false // the row is at rest: it allows the lease, or it does not
+		}
+	}
 	for _, l := range dn.leases {
-		if l.asked != 0 || locker.Allowed(dn, l.sess.client())&locker.Lease != 0 {
+		if l.asked != 0 || l.mine() || locker.Allowed(dn, l.sess.client())&locker.Lease != 0 {
 			continue
 		}
 		r.askLease(l)

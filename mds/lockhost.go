@@ -67,7 +67,11 @@ func (d *dentry) Clients() int { return len(d.leases) }
 
 // Client is the i-th by session key.
 func (d *dentry) Client(i int) locker.ClientCaps {
-	return locker.ClientCaps{Client: d.leases[i].sess.client(), Issued: locker.Lease}
+	l := d.leases[i]
+	if l.mine() {
+		return locker.ClientCaps{Client: l.sess.client()}
+	}
+	return locker.ClientCaps{Client: l.sess.client(), Issued: locker.Lease}
 }
 
 // A dentry has no loner.

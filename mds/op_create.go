@@ -96,7 +96,7 @@ var opCreate = opDesc{
 			ent.header(in.dir) // its times; and an object for every directory
 		}
 		q.pos = r.submit(ent)
-		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess), Dir: r.showDir(q, dn.dir)})
+		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseOwn(dn, q.sess), Dir: r.showDir(q, dn.dir)})
 		return ok
 	},
 }

@@ -88,7 +88,7 @@ var opLink = opDesc{
 		r.touchDir(dn.dir)
 		ent.dentry(dn)
 		q.pos = r.submit(ent)
-		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseFor(dn, q.sess)})
+		r.reply(q, &wire.Reply{Tid: q.Tid, Target: r.show(q, in, wire.MaskAll), Lease: r.leaseOwn(dn, q.sess)})
 		return ok
 	},
 }

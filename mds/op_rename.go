@@ -144,7 +144,7 @@ var opRename = opDesc{
 		if shown.ledger.Get(uint64(q.sess.key)) != nil {
 			rep.Target = r.show(q, shown, wire.MaskAll)
 		}
-		rep.Lease = r.leaseFor(dst, q.sess)
+		rep.Lease = r.leaseOwn(dst, q.sess)
 		r.reply(q, rep)
 		if old != nil {
 			r.noteStray(old)

@@ -51,7 +51,7 @@ var opUnlink = opDesc{
 		r.loseName(ent, dn, in)
 		r.touchDir(dn.dir)
 		q.pos = r.submit(ent)
-		rep := &wire.Reply{Tid: q.Tid, Dir: r.showDir(q, dn.dir)}
+		rep := &wire.Reply{Tid: q.Tid, Dir: r.showDir(q, dn.dir), Lease: r.leaseOwn(dn, q.sess)}
 		if in.ledger.Get(uint64(q.sess.key)) != nil {
 			rep.Target = r.show(q, in, wire.MaskAll)
 		}

@@ -192,6 +192,7 @@ func (r *Rank) run(q *request) {
 	e := q.op.plan(r, q)
 	if e == ok {
 		if done, _ := q.set.Acquire(r.engine); !done {
+			r.recheckLeases(q) // it may have left a queue for one that comes before
 			r.park(q, "lock")
 			return
 		}
@@ -217,7 +218,9 @@ func (r *Rank) run(q *request) {
 // finish ends q: locks and pins go.
 func (r *Rank) finish(q *request) {
 	r.took(q)
+	q.keepLeases()
 	q.set.Release(r.engine)
+	r.recheckLeases(q)
 	r.unpin(q)
 	r.unpark(q)
 	replay := q.replay
@@ -259,6 +262,7 @@ func (r *Rank) park(q *request, why string) errno {
 // parkFree is park for what is not a lock: nothing is held meanwhile.
 func (r *Rank) parkFree(q *request, why string) errno {
 	q.set.Release(r.engine)
+	r.recheckLeases(q)
 	return r.park(q, why)
 }
 

@@ -115,6 +115,7 @@ func handMade() []example {
 			{Name: strings.Repeat("x", MaxName), Ino: file.Ino, Mode: 0o100000, Cookie: 1<<63 - 1, Stat: &file}}}},
 		{"ENOENT", &Reply{Tid: 5, Errno: 2, Lease: &Lease{Dir: RootIno, Name: "nobody", Seq: 1}}},
 		{"revoke", &CapGrant{Op: CapRevoke, Stat: file}},
+		{"Fs goes, names stay", &CapUpdate{Ino: RootIno, CapID: 78, Seq: 3, Retained: caps.Pin | caps.AuthShared, Oldest: 32, Names: []string{"a", "absent"}}},
 		{"its answer", &CapUpdate{Ino: file.Ino, CapID: 77, Seq: 2, Retained: caps.Pin, FlushTid: 32, Oldest: 32, Dirty: caps.FileWr, Attr: SetAttr{Size: 13, Mtime: now}}},
 	}
 }

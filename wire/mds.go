@@ -396,7 +396,17 @@ type CapUpdate struct {
 	Set      SetMask
 	Attr     SetAttr
 	Xattrs   []KV
+	Names    []string // of a directory whose Fs is given up: kept under leases (4.12); at most MaxKept
 }
+
+// MaxKept bounds the names that one answer to a REVOKE keeps under leases.
+const MaxKept = 256
+
+// WireVersion is 2 since there are Names.
+func (*CapUpdate) WireVersion() byte { return 2 }
+
+// WireVersion is 2 since a CapUpdate in it has Names.
+func (*Request) WireVersion() byte { return 2 }
 
 // CapRelease drops caps entirely; there is nothing dirty under them (Q-f).
 type CapRelease struct {

@@ -140,7 +140,7 @@ func TestLongListsCostWhatTheyWeigh(t *testing.T) {
 		for i, f := range top.fields {
 			for _, path := range listsIn(f) {
 				lists++
-				b := []byte{1}
+				b := []byte{versionOf(mk())}
 				b = appendCount(b, len(top.fields))
 				for k, g := range top.fields {
 					if k == i {

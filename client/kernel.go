@@ -1,0 +1,381 @@
+package client
+
+import (
+	"time"
+
+	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// Names that the kernel may trust without asking. Every one of them rests on Fs of its
+// directory or on a lease; before that right is given up the kernel must have forgotten it,
+// or its time must be over.
+//
+//	LOOKUP ── right? calm? ──▶ answer with a timeout ──▶ written ──▶ taken in by its thread
+//	REVOKE ── no more timeouts ─▶ all answers taken in ─▶ EXPIRE each name ─▶ ack
+//
+// EXPIRE_ONLY has two holes (docs/kernel.md). An answer on its way to a LOOKUP that
+// revalidates is not waited for and would set its timeout behind the expiry (N3): so the
+// threads that were answered are watched until they have gone on. And it blocks while a
+// CREATE or LOOKUP of this mount is parked in the directory (N4, F5), perhaps behind the very
+// request that waits for our ack: so it is waited for no longer than the timeouts last. That
+// is why timeouts are short, and given only in a directory that has been calm.
+//
+// NOTIFY_INC_EPOCH would have neither hole, but whatever the next walk meets is thrown out,
+// with all that is mounted on it (N2).
+
+// Namer is a Notifier of a kernel that can be trusted with names.
+type Namer interface {
+	Notifier
+	// Name makes the kernel ask for a name again. It may block (F5).
+	Name(dir wire.Ino, name string)
+	// TookIn waits until a thread that was answered has taken the answer in; false: that could
+	// not be seen until limit.
+	TookIn(thread uint32, limit time.Duration) bool
+}
+
+const (
+	// nameTimeout is how long the kernel may trust a name, and so how long a revoke can be held
+	// up by a request of this mount that is parked in the directory.
+	nameTimeout = int64(time.Second)
+	// calmTaken and calmOwn: no timeouts are given for so long after a right to names of the
+	// directory was taken back, and after a change of our own: who makes names beside others
+	// would only pay for expiring them.
+	calmTaken = 2 * int64(time.Second)
+	calmOwn   = 500 * int64(time.Millisecond)
+	// keepTold is for how long what was told is remembered, the timeout included: longer than
+	// any thread that was woken takes to go on.
+	keepTold = 10 * int64(time.Second)
+	maxTold  = 8192 // names per directory
+	maxTells = 256  // threads
+)
+
+// toldNames is what the kernel was told of one directory.
+type toldNames struct {
+	until    map[string]int64 // boottime until which a name may be trusted
+	last     int64            // the latest of them
+	threads  map[uint32]int64 // that were answered lately, and when
+	writing  int              // answers with a timeout that are not written yet
+	taken    int64            // when a right was last taken back
+	own      int64            // when we last changed a name
+	expiring int              // expiries under way
+	stalls   uint             // that had to wait for the timeouts to end
+	stalled  int64            // when the last of them did
+	pruned   int64
+}
+
+// mayTell reports whether the kernel may be given a timeout for a name of dir, and for how
+// long: min(nameTimeout, K, what is left of the validity).
+func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 {
+	d := dir.dir
+	if right == NoRight || c.namer == nil || d == nil || dir.cap.job || c.wrong != 0 || k.PID == 0 || c.state != sessOpen || name == ".." {
+		return 0
+	}
+	t, now := &d.told, c.now()
+	if t.stalls > 0 && now-t.stalled < int64(time.Minute)<<min(t.stalls-1, 6) {
+		return 0 // who makes names here does it beside others
+	}
+	if t.expiring > 0 || t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn {
+		return 0
+	}
+	ttl := min(nameTimeout, c.kernel, c.valid-now)
+	if ttl <= 0 || !t.room(name, k.PID, now) {
+		return 0
+	}
+	return ttl
+}
+
+// room reports whether one more name and thread can be remembered.
+func (t *toldNames) room(name string, thread uint32, now int64) bool {
+	if t.until == nil {
+		t.until, t.threads = map[string]int64{}, map[uint32]int64{}
+	}
+	if (len(t.until) >= maxTold || len(t.threads) >= maxTells) && now-t.pruned > nameTimeout {
+		t.prune(now)
+	}
+	_, n := t.until[name]
+	_, th := t.threads[thread]
+	return (n || len(t.until) < maxTold) && (th || len(t.threads) < maxTells)
+}
+
+func (t *toldNames) prune(now int64) {
+	t.pruned = now
+	for n, u := range t.until {
+		if now > u+keepTold {
+			delete(t.until, n)
+		}
+	}
+	for th, at := range t.threads {
+		if now > at+keepTold {
+			delete(t.threads, th)
+		}
+	}
+}
+
+// tell notes a timeout that is about to be given. Told must follow when it is written.
+func (c *Client) tell(k *Caller, dir *Inode, name string, right Right) (ttl time.Duration, at int64) {
+	t := c.mayTell(k, dir, name, right)
+	if t == 0 {
+		return 0, 0
+	}
+	at = c.now()
+	d := &dir.dir.told
+	d.until[name], d.last = at+t, max(d.last, at+t)
+	d.threads[k.PID] = at
+	d.writing++
+	c.ref(dir)
+	return time.Duration(t), at
+}
+
+// Late reports whether too much time has passed since at for a timeout computed then (B6).
+func (c *Client) Late(at int64) bool { return c.now()-at > c.kernelTimeout()/10 }
+
+// Told ends what began with an answer whose Entry has a TTL: it is written, or was not given
+// (ok false). If the process stood still in between, the kernel is told to ask again (B6).
+func (c *Client) Told(k *Caller, dir wire.Ino, name string, e *Entry, ok bool) {
+	late := ok && c.Late(e.at)
+	c.mu.Lock()
+	in := c.inodes[dir] // tell holds a reference
+	t := &in.dir.told
+	if ok {
+		t.threads[k.PID] = c.now()
+	}
+	if t.writing--; t.writing == 0 && t.expiring > 0 {
+		in.changed.wake()
+	}
+	n := c.namer
+	c.unref(in)
+	c.unlockFlush()
+	if late && n != nil {
+		go n.Name(dir, name)
+	}
+}
+
+// trustsNames reports whether the kernel may trust a name of dir, or one answer is on its way.
+func (in *Inode) trustsNames(now int64) bool {
+	if in.dir == nil || in.c.namer == nil {
+		return false
+	}
+	t := &in.dir.told
+	if t.writing > 0 || t.expiring > 0 {
+		return true // until has those, too
+	}
+	return now < t.last+nameTimeout
+}
+
+// take lists the names that the kernel may trust, all of them or those that pass, and forgets
+// them. A thread may have taken its answer in late, so a name counts beyond its time.
+func (t *toldNames) take(now int64, pass func(name string) bool) (names []string) {
+	for n, u := range t.until {
+		if pass == nil || pass(n) {
+			if now < u+keepTold {
+				names = append(names, n)
+			}
+			delete(t.until, n)
+		}
+	}
+	return names
+}
+
+// expire makes the kernel forget names of dir, or waits until their time is over. The lock is
+// held before and after, not meanwhile; no timeout is given in dir until it ends.
+func (c *Client) expire(dir *Inode, pass func(name string) bool) {
+	n, t := c.namer, &dir.dir.told
+	if n == nil {
+		return
+	}
+	t.expiring++
+	c.ref(dir)
+	defer func() { t.expiring--; c.unref(dir) }()
+	for t.writing > 0 {
+		ch := dir.changed.wait()
+		c.unlockFlush()
+		select {
+		case <-ch:
+		case <-c.closed:
+			c.mu.Lock()
+			return
+		}
+		c.mu.Lock()
+	}
+	now := c.now()
+	names := t.take(now, pass)
+	if len(names) == 0 {
+		return
+	}
+	var threads []uint32
+	for th, at := range t.threads {
+		if now < at+keepTold {
+			threads = append(threads, th)
+		} else {
+			delete(t.threads, th)
+		}
+	}
+	c.unlockFlush()
+	for _, th := range threads {
+		if !n.TookIn(th, time.Second) {
+			c.log.Warn().Uint32("thread", th).Msg("a thread that was answered has not run for a second")
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		for _, name := range names {
+			n.Name(dir.ino, name)
+		}
+		close(done)
+	}()
+	over := time.NewTimer(time.Duration(nameTimeout) + 10*time.Millisecond)
+	select {
+	case <-done:
+	case <-over.C: // the kernel has forgotten by itself
+	case <-c.closed:
+	}
+	over.Stop()
+	c.mu.Lock()
+	select {
+	case <-done:
+	default:
+		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).Msg("names expired by time: a request of this mount is parked in the directory")
+		t.stalls++
+		t.stalled = c.now()
+	}
+}
+
+// ownChange notes that a change of a name of ours begins.
+func (c *Client) ownChange(dir *Inode) { dir.dirState().told.own = c.now() }
+
+// moved follows the kernel, which carries a dentry's timeout along to its new name (N5); of
+// the old one nothing is left, unless the two change places.
+func moved(k uint32, from *dirState, name string, to *dirState, nname string, exchange bool, now int64) {
+	u, v := from.told.until[name], to.told.until[nname]
+	delete(from.told.until, name)
+	delete(to.told.until, nname)
+	put := func(d *dirState, n string, until int64) {
+		if until > now {
+			d.told.room(n, k, now)
+			d.told.until[n], d.told.last = until, max(d.told.last, until)
+			d.told.threads[k] = now
+		}
+	}
+	put(to, nname, u)
+	if exchange {
+		put(from, name, v)
+	}
+}
+
+// keepNames is what makes it rare that a REVOKE of Fs has to wait for the kernel: names that it
+// was told of are kept under leases, which the answer asks for (wire.CapUpdate.Names). From
+// then on only who changes one of these very names has to ask. Called before the right ends.
+func (c *Client) keepNames(dir *Inode, leaving caps.Bits) {
+	now := c.now()
+	if leaving&caps.FileShared == 0 || dir.cap.pending == 0 || c.state != sessOpen || !dir.trustsNames(now) || !c.usable() {
+		return
+	}
+	d := dir.dir
+	for n, u := range d.told.until {
+		if now >= u+keepTold {
+			delete(d.told.until, n)
+			continue
+		}
+		e := d.names[n]
+		switch {
+		case len(d.keep) == wire.MaxKept:
+			return
+		case e != nil && e.gen == d.gen:
+			e.lease = c.valid
+		case e == nil && d.complete:
+			d.names[n] = &dentry{lease: c.valid}
+		default:
+			continue
+		}
+		d.keep = append(d.keep, n)
+	}
+}
+
+// bareNames reports whether the kernel may trust a name of dir that no lease covers.
+func (c *Client) bareNames(dir *Inode) bool {
+	if !dir.trustsNames(c.now()) {
+		return false
+	}
+	bare := c.unleased(dir)
+	for n := range dir.dir.told.until {
+		if bare(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// expireBare makes the kernel forget a name that it has moved to where nothing covers it.
+func (c *Client) expireBare(dir *Inode, name string) {
+	if dir.dir.told.until[name] == 0 || dir.cap.issued&caps.FileShared != 0 {
+		return
+	}
+	c.ref(dir)
+	go func() {
+		c.mu.Lock()
+		c.expire(dir, func(n string) bool { return n == name })
+		c.unref(dir)
+		c.unlockFlush()
+	}()
+}
+
+// leasedOnly are the names of a directory that only a lease covers.
+func (c *Client) leasedOnly(dir *Inode) func(string) bool {
+	if dir.cap.issued&caps.FileShared == 0 {
+		return nil
+	}
+	d := dir.dir
+	return func(name string) bool {
+		e := d.names[name]
+		return e == nil && !d.complete || e != nil && e.gen != d.gen
+	}
+}
+
+// expireLeased ends the kernel's trust in names before the leases behind them are given up
+// with the rank that gave them: its successor asks nobody for them.
+func (c *Client) expireLeased() {
+	c.mu.Lock()
+	now := c.now()
+	var dirs []*Inode
+	for _, in := range c.inodes {
+		if in.trustsNames(now) {
+			dirs = append(dirs, in)
+		}
+	}
+	if len(dirs) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	done := make(chan struct{}, len(dirs))
+	for _, in := range dirs {
+		c.ref(in)
+		go func() {
+			c.mu.Lock()
+			c.expire(in, c.leasedOnly(in))
+			c.unref(in)
+			c.unlockFlush()
+			done <- struct{}{}
+		}()
+	}
+	c.unlockFlush()
+	for range dirs {
+		<-done
+	}
+}
+
+// expireAll makes the kernel ask for every name again. Nobody waits.
+func (c *Client) expireAll() {
+	now := c.now()
+	for _, in := range c.inodes {
+		if in.trustsNames(now) {
+			c.ref(in)
+			go func() {
+				c.mu.Lock()
+				c.expire(in, nil)
+				c.unref(in)
+				c.unlockFlush()
+			}()
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package fuse
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/client"
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// What go-fuse has no words for: names that the kernel may trust for a time. client/kernel.go
+// says when, docs/kernel.md why.
+
+// tell answers a LOOKUP with a timeout for the name. The answer is written here, and not by
+// go-fuse when we have returned, since it must be known when the kernel has it: only then can
+// a revoke look whether the thread that asked has taken it in, and whether this process stood
+// still between computing the timeout and writing it (B6). go-fuse's own answer to the same
+// request is refused (ENOENT), which is harmless.
+func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out *fuse.EntryOut, e *client.Entry, err error) fuse.Status {
+	st := status(err)
+	if fs.c.Late(e.At()) {
+		fs.c.Told(k, fs.ino(h.NodeId), name, e, false)
+		return st
+	}
+	out.SetEntryTimeout(e.TTL)
+	ok := fs.answer(h.Unique, out) == nil
+	fs.c.Told(k, fs.ino(h.NodeId), name, e, ok)
+	if st != fuse.OK {
+		*out = fuse.EntryOut{}
+	}
+	return st
+}
+
+// answer writes the answer to a LOOKUP.
+func (fs *fileSystem) answer(unique uint64, out *fuse.EntryOut) error {
+	const head, size = 16, 16 + int(unsafe.Sizeof(*out))
+	var b [size]byte
+	binary.NativeEndian.PutUint32(b[0:], uint32(size))
+	binary.NativeEndian.PutUint64(b[8:], unique)
+	copy(b[head:], unsafe.Slice((*byte)(unsafe.Pointer(out)), size-head))
+	_, err := unix.Write(fs.fd, b[:])
+	return err
+}
+
+// namer is a notifier of a kernel that can expire names.
+type namer struct{ notifier }
+
+// Name makes the kernel ask for a name again; what is mounted on it or below stays (F7). It
+// blocks while a request that changes or searches the directory is parked (F5).
+func (n *namer) Name(dir wire.Ino, name string) {
+	n.expire(n.places.first(dir), name)
+	for _, id := range n.places.others(dir) {
+		n.expire(id, name)
+	}
+}
+
+func (n *namer) expire(dir uint64, name string) {
+	const head = 16 + 16
+	size := head + len(name) + 1
+	b := make([]byte, size)
+	binary.NativeEndian.PutUint32(b[0:], uint32(size))
+	binary.NativeEndian.PutUint32(b[4:], 3) // FUSE_NOTIFY_INVAL_ENTRY; unique 0: a notification
+	binary.NativeEndian.PutUint64(b[16:], dir)
+	binary.NativeEndian.PutUint32(b[24:], uint32(len(name)))
+	binary.NativeEndian.PutUint32(b[28:], 1) // FUSE_EXPIRE_ONLY
+	copy(b[head:], name)
+	unix.Write(n.fd, b) // ENOENT: it does not have the name
+}
+
+// TookIn waits until a thread whose request was answered has gone on: it was woken by the
+// answer, so when it sleeps again, is gone, or has run for a while, it has taken the answer
+// in. A thread that burns its processor for us to see has; one that gets none has not.
+func (n *namer) TookIn(thread uint32, limit time.Duration) bool {
+	const ran = 2_000_000 // ns; what is left to do takes a few thousand
+	dir := "/proc/" + strconv.Itoa(int(thread))
+	first := int64(-1)
+	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			return true // it is gone
+		}
+		if i := bytes.LastIndexByte(b, ')'); i >= 0 && i+2 < len(b) && b[i+2] != 'R' {
+			return true
+		}
+		if at := runTime(dir); first < 0 {
+			first = at
+		} else if at-first > ran {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+// runTime is how long a thread has run, in ns, or -1.
+func runTime(dir string) int64 {
+	b, err := os.ReadFile(dir + "/schedstat")
+	if err != nil {
+		return -1
+	}
+	f, _, _ := bytes.Cut(b, []byte(" "))
+	n, err := strconv.ParseInt(string(f), 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
