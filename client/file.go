@@ -152,7 +152,8 @@ func (c *Client) create(k *Caller, r *wire.Request) (e Entry, f *File, err error
 	}
 	c.ref(d)
 	defer c.unref(d)
-	c.ownChange(d)
+	ended := c.ownChange(d)
+	defer func() { ended(err, r.Name) }()
 	cl, err := c.do(k, r)
 	defer c.doneWith(cl)
 	if err != nil {

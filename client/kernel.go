@@ -29,9 +29,9 @@ type Namer interface {
 	Notifier
 	// Name makes the kernel ask for a name again. It may block (F5).
 	Name(dir wire.Ino, name string)
-	// TookIn waits until a thread that was answered has taken the answer in; false: that could
-	// not be seen until limit.
-	TookIn(thread uint32, limit time.Duration) bool
+	// TookIn waits until the threads, which were answered, have taken their answers in, and
+	// returns those of which that could not be seen in limit.
+	TookIn(threads []uint32, limit time.Duration) []uint32
 }
 
 const (
@@ -43,8 +43,8 @@ const (
 	// would only pay for expiring them.
 	calmTaken = 2 * int64(time.Second)
 	calmOwn   = 500 * int64(time.Millisecond)
-	// keepTold is for how long what was told is remembered, the timeout included: longer than
-	// any thread that was woken takes to go on.
+	// keepTold is for how long what was told is remembered beyond its timeout: longer than any
+	// thread that was woken takes to go on.
 	keepTold = 10 * int64(time.Second)
 	maxTold  = 8192 // names per directory
 	maxTells = 256  // threads
@@ -57,7 +57,9 @@ type toldNames struct {
 	threads  map[uint32]int64 // that were answered lately, and when
 	writing  int              // answers with a timeout that are not written yet
 	taken    int64            // when a right was last taken back
-	own      int64            // when we last changed a name
+	changing int              // changes of names of ours under way
+	own      int64            // when the last one ended
+	leaving  map[string]int   // names that are being expired, by how many
 	expiring int              // expiries under way
 	stalls   uint             // that had to wait for the timeouts to end
 	stalled  int64            // when the last of them did
@@ -75,7 +77,7 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 	if t.stalls > 0 && now-t.stalled < int64(time.Minute)<<min(t.stalls-1, 6) {
 		return 0 // who makes names here does it beside others
 	}
-	if t.expiring > 0 || t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn {
+	if t.expiring > 0 || t.changing > 0 || t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn {
 		return 0
 	}
 	ttl := min(nameTimeout, c.kernel, c.valid-now)
@@ -157,24 +159,45 @@ func (in *Inode) trustsNames(now int64) bool {
 		return false
 	}
 	t := &in.dir.told
-	if t.writing > 0 || t.expiring > 0 {
-		return true // until has those, too
-	}
-	return now < t.last+nameTimeout
+	return t.writing > 0 || t.expiring > 0 || now < t.last+keepTold
 }
 
-// take lists the names that the kernel may trust, all of them or those that pass, and forgets
-// them. A thread may have taken its answer in late, so a name counts beyond its time.
+// take lists the names that the kernel may trust, all of them or those that pass. Until they
+// are back they are leaving. A thread may have taken its answer in late, so a name counts beyond
+// its time.
 func (t *toldNames) take(now int64, pass func(name string) bool) (names []string) {
+	if t.leaving == nil {
+		t.leaving = map[string]int{}
+	}
 	for n, u := range t.until {
 		if pass == nil || pass(n) {
 			if now < u+keepTold {
 				names = append(names, n)
+				t.leaving[n]++
 			}
 			delete(t.until, n)
 		}
 	}
 	return names
+}
+
+// gone ends what take began.
+func (t *toldNames) gone(names []string) {
+	for _, n := range names {
+		if t.leaving[n]--; t.leaving[n] == 0 {
+			delete(t.leaving, n)
+		}
+	}
+}
+
+// leaves reports whether another expiry has one of the names in hand.
+func (t *toldNames) leaves(pass func(name string) bool) bool {
+	for n := range t.leaving {
+		if pass == nil || pass(n) {
+			return true
+		}
+	}
+	return false
 }
 
 // expire makes the kernel forget names of dir, or waits until their time is over. The lock is
@@ -187,23 +210,32 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 	t.expiring++
 	c.ref(dir)
 	defer func() { t.expiring--; c.unref(dir) }()
-	for t.writing > 0 {
-		ch := dir.changed.wait()
-		c.unlockFlush()
-		select {
-		case <-ch:
-		case <-c.closed:
-			c.mu.Lock()
+	for t.writing > 0 || t.leaves(pass) {
+		if !c.unlockedWait(dir.changed.wait()) {
 			return
 		}
-		c.mu.Lock()
 	}
-	now := c.now()
-	names := t.take(now, pass)
+	names := t.take(c.now(), pass)
 	if len(names) == 0 {
 		return
 	}
-	var threads []uint32
+	threads := t.answered(c.now())
+	c.unlockFlush()
+	late := n.TookIn(threads, time.Duration(keepTold))
+	byTime := !c.expireNames(n, dir.ino, names)
+	c.mu.Lock()
+	t.gone(names)
+	dir.changed.wake()
+	if len(late) > 0 || byTime {
+		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).Uints32("threads", late).
+			Msg("names expired by time: a request of this mount is parked in the directory, or a thread that was answered does not run")
+		t.stalls++
+		t.stalled = c.now()
+	}
+}
+
+// answered lists the threads that may not have taken their answers in.
+func (t *toldNames) answered(now int64) (threads []uint32) {
 	for th, at := range t.threads {
 		if now < at+keepTold {
 			threads = append(threads, th)
@@ -211,55 +243,105 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 			delete(t.threads, th)
 		}
 	}
-	c.unlockFlush()
-	for _, th := range threads {
-		if !n.TookIn(th, time.Second) {
-			c.log.Warn().Uint32("thread", th).Msg("a thread that was answered has not run for a second")
-		}
-	}
+	return threads
+}
+
+// expireNames tells the kernel; false: it has forgotten by itself before it heard.
+func (c *Client) expireNames(n Namer, dir wire.Ino, names []string) bool {
 	done := make(chan struct{})
 	go func() {
 		for _, name := range names {
-			n.Name(dir.ino, name)
+			n.Name(dir, name)
 		}
 		close(done)
 	}()
 	over := time.NewTimer(time.Duration(nameTimeout) + 10*time.Millisecond)
+	defer over.Stop()
 	select {
 	case <-done:
-	case <-over.C: // the kernel has forgotten by itself
+		return true
+	case <-over.C:
+		return false
 	case <-c.closed:
-	}
-	over.Stop()
-	c.mu.Lock()
-	select {
-	case <-done:
-	default:
-		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).Msg("names expired by time: a request of this mount is parked in the directory")
-		t.stalls++
-		t.stalled = c.now()
+		return true
 	}
 }
 
-// ownChange notes that a change of a name of ours begins.
-func (c *Client) ownChange(dir *Inode) { dir.dirState().told.own = c.now() }
+// unlockedWait waits for ch without the lock; false: the client was closed.
+func (c *Client) unlockedWait(ch <-chan struct{}) bool {
+	c.unlockFlush()
+	defer c.mu.Lock()
+	select {
+	case <-ch:
+		return true
+	case <-c.closed:
+		return false
+	}
+}
 
-// moved follows the kernel, which carries a dentry's timeout along to its new name (N5); of
-// the old one nothing is left, unless the two change places.
-func moved(k uint32, from *dirState, name string, to *dirState, nname string, exchange bool, now int64) {
+// ownChange notes that a change of names of ours begins; the function that it returns, that it
+// has ended with err. Who was killed while it waits lets the kernel go on, with the names as
+// they were before, while the change may come about: not before their time is over.
+func (c *Client) ownChange(dirs ...*Inode) (ended func(err error, names ...string)) {
+	for _, d := range dirs {
+		d.dirState().told.changing++
+	}
+	return func(err error, names ...string) {
+		if err == ErrInterrupted {
+			c.outlast(dirs, names)
+		}
+		for _, d := range dirs {
+			t := &d.dir.told
+			t.changing--
+			t.own = c.now()
+		}
+	}
+}
+
+// outlast waits until the kernel trusts none of the names. It gets no new timeouts meanwhile.
+func (c *Client) outlast(dirs []*Inode, names []string) {
+	var last int64
+	for _, d := range dirs {
+		for _, n := range names {
+			last = max(last, d.dir.told.until[n])
+		}
+	}
+	if left := last - c.now(); left > 0 && c.namer != nil {
+		t := time.NewTimer(time.Duration(left))
+		defer t.Stop()
+		c.unlockFlush()
+		defer c.mu.Lock()
+		select {
+		case <-t.C:
+		case <-c.closed:
+		}
+	}
+}
+
+// moved follows the kernel, which carries a dentry's timeout along to its new name (N5), and
+// threads that were answered about the old one; of the old name nothing is left, unless the two
+// change places. The rank goes on asking for it: by Fs, by the lease that comes with the answer,
+// or by the author's own that was kept.
+func moved(from *dirState, name string, to *dirState, nname string, exchange bool) {
 	u, v := from.told.until[name], to.told.until[nname]
 	delete(from.told.until, name)
 	delete(to.told.until, nname)
-	put := func(d *dirState, n string, until int64) {
-		if until > now {
-			d.told.room(n, k, now)
-			d.told.until[n], d.told.last = until, max(d.told.last, until)
-			d.told.threads[k] = now
+	put := func(d, of *dirState, n string, until int64) {
+		if until == 0 {
+			return
+		}
+		t := &d.told
+		if t.until == nil {
+			t.until, t.threads = map[string]int64{}, map[uint32]int64{}
+		}
+		t.until[n], t.last = until, max(t.last, until)
+		for th, at := range of.told.threads {
+			t.threads[th] = max(t.threads[th], at)
 		}
 	}
-	put(to, nname, u)
+	put(to, from, nname, u)
 	if exchange {
-		put(from, name, v)
+		put(from, to, name, v)
 	}
 }
 
@@ -303,21 +385,7 @@ func (c *Client) bareNames(dir *Inode) bool {
 			return true
 		}
 	}
-	return false
-}
-
-// expireBare makes the kernel forget a name that it has moved to where nothing covers it.
-func (c *Client) expireBare(dir *Inode, name string) {
-	if dir.dir.told.until[name] == 0 || dir.cap.issued&caps.FileShared != 0 {
-		return
-	}
-	c.ref(dir)
-	go func() {
-		c.mu.Lock()
-		c.expire(dir, func(n string) bool { return n == name })
-		c.unref(dir)
-		c.unlockFlush()
-	}()
+	return dir.dir.told.leaves(bare)
 }
 
 // leasedOnly are the names of a directory that only a lease covers.

@@ -80,7 +80,6 @@ func (c *Client) learn(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sen
 func (c *Client) changedName(dir *Inode, name string, ino wire.Ino, l *wire.Lease, sent int64) {
 	d := dir.dirState()
 	d.own++
-	d.told.own = c.now()
 	d.listing = nil
 	c.learn(dir, name, ino, l, sent)
 	// The directory's size and times moved at the rank; ours are not current unless told.
@@ -171,7 +170,7 @@ func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64)
 	if nd == nil {
 		nd = dir
 	}
-	moved(r.PID, dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
+	moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0)
 	from, okFrom := c.cover(dir, r.Name)
 	to, okTo := c.cover(nd, r.NewName)
 	known := okFrom && okTo && from != 0
@@ -190,12 +189,6 @@ func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64)
 	}
 	set(dir, r.Name, to, nil)
 	set(nd, r.NewName, from, l)
-	if l == nil {
-		c.expireBare(nd, r.NewName)
-	}
-	if r.RenameFlags&wire.RenameExchange != 0 {
-		c.expireBare(dir, r.Name)
-	}
 }
 
 // cover is mayName without the clock: what we believe of a name.
@@ -390,16 +383,18 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 	}
 	c.ref(d)
 	defer c.unref(d)
-	c.ownChange(d)
+	dirs := []*Inode{d}
 	if r.NewDir != 0 && r.NewDir != r.Ino {
 		nd, err := c.byIno(r.NewDir)
 		if err != nil {
 			return e, err
 		}
-		c.ownChange(nd)
 		c.ref(nd)
 		defer c.unref(nd)
+		dirs = append(dirs, nd)
 	}
+	ended := c.ownChange(dirs...)
+	defer func() { ended(err, r.Name, r.NewName) }()
 	switch r.Op {
 	case wire.OpUnlink, wire.OpRmdir, wire.OpRename:
 		c.releaseLink(d, r)

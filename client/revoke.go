@@ -205,7 +205,7 @@ func (c *Client) onLeaseRevoke(m *wire.LeaseRevoke) {
 		d.lease = 0
 		in.dir.sweep(m.Name, d)
 	}
-	if u := in.dir.told.until[m.Name]; c.namer == nil || u == 0 && in.dir.told.writing == 0 {
+	if t := &in.dir.told; c.namer == nil || t.until[m.Name] == 0 && t.leaving[m.Name] == 0 {
 		c.send(0, ack)
 		return
 	}

@@ -74,30 +74,45 @@ func (n *namer) expire(dir uint64, name string) {
 	unix.Write(n.fd, b) // ENOENT: it does not have the name
 }
 
-// TookIn waits until a thread whose request was answered has gone on: it was woken by the
-// answer, so when it sleeps again, is gone, or has run for a while, it has taken the answer
-// in. A thread that burns its processor for us to see has; one that gets none has not.
-func (n *namer) TookIn(thread uint32, limit time.Duration) bool {
+// TookIn waits until threads whose requests were answered have gone on: they were woken by the
+// answer, so one that sleeps again, is gone, or has run for a while has taken it in. One that
+// burns its processor for us to see has; one that gets none, or waits for the disk, has not: while
+// it takes an answer in it may wait for pages.
+func (n *namer) TookIn(threads []uint32, limit time.Duration) []uint32 {
 	const ran = 2_000_000 // ns; what is left to do takes a few thousand
-	dir := "/proc/" + strconv.Itoa(int(thread))
-	first := int64(-1)
+	first := map[uint32]int64{}
 	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-		b, err := os.ReadFile(dir + "/stat")
-		if err != nil {
-			return true // it is gone
+		late := threads[:0]
+		for _, th := range threads {
+			dir := "/proc/" + strconv.Itoa(int(th))
+			if state := stateOf(dir); state != 'R' && state != 'D' {
+				continue
+			}
+			at, known := runTime(dir), first[th]
+			if known == 0 {
+				first[th] = max(at, 1)
+			} else if at-known > ran {
+				continue
+			}
+			late = append(late, th)
 		}
-		if i := bytes.LastIndexByte(b, ')'); i >= 0 && i+2 < len(b) && b[i+2] != 'R' {
-			return true
-		}
-		if at := runTime(dir); first < 0 {
-			first = at
-		} else if at-first > ran {
-			return true
-		}
-		if time.Now().After(end) {
-			return false
+		if threads = late; len(threads) == 0 || time.Now().After(end) {
+			return threads
 		}
 	}
+}
+
+// stateOf is the letter of proc(5) for a thread, 0 when it is gone.
+func stateOf(dir string) byte {
+	b, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return 0
+	}
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 || i+2 >= len(b) {
+		return 'R'
+	}
+	return b[i+2]
 }
 
 // runTime is how long a thread has run, in ns, or -1.

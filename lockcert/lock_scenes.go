@@ -124,8 +124,7 @@ func (k kind) interrupt(t *T) {
 	q := y.waits(wait(k.exclusive()))
 	p.signal(unix.SIGUSR1) // SA_RESTART: goes on
 	p.stillWaits()
-	p.signal(unix.SIGUSR2)
-	p.returns(syscall.EINTR)
+	p.interrupted()
 	q.stillWaits()
 	q.granted(h.ok(k.unlock()))
 	y.ok(k.unlock())

@@ -248,6 +248,23 @@ func (p *pending) signal(s syscall.Signal) {
 	unix.Tgkill(p.w.pid(), p.c.tid, s)
 }
 
+// interrupted signals until the call has returned EINTR. Once may be too little: if an earlier
+// signal with SA_RESTART has not been taken yet, one return of the call answers both, and the
+// kernel restarts it by the first.
+func (p *pending) interrupted() *Event {
+	for end := time.Now().Add(p.w.t.patience); ; {
+		p.signal(unix.SIGUSR2)
+		select {
+		case <-p.c.done:
+		case <-time.After(p.w.t.patience / 10):
+			if time.Now().Before(end) {
+				continue
+			}
+		}
+		return p.returns(syscall.EINTR)
+	}
+}
+
 // note puts something the driver did into the trace.
 func (t *T) note(w *W, what string) *Event {
 	at := now()

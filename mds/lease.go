@@ -86,17 +86,26 @@ func (d *dentry) leaseOf(s *session) (int, *leaseRec) {
 
 // leaseFor gives s a lease on the name, or nil: the row of dn must allow it, and a client
 // that holds Fs on the directory needs none. A reply that repeats a lease repeats its seq.
-func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease { return r.lease(dn, s, false) }
+func (r *Rank) leaseFor(dn *dentry, s *session) *wire.Lease {
+	if s == nil || dn.hasFs(s) || locker.Allowed(dn, s.client())&locker.Lease == 0 {
+		return nil
+	}
+	return r.lease(dn, s, false)
+}
 
+// hasFs: s may trust every name of the directory.
+func (d *dentry) hasFs(s *session) bool {
+	rec := d.dir.in.ledger.Get(s.client())
+	return rec != nil && rec.Pending.Has(caps.FileShared)
+}
+
+// lease is a lease whatever the row says; with own it does not count until the row is at rest.
 func (r *Rank) lease(dn *dentry, s *session, own bool) *wire.Lease {
 	if s == nil || s.state != sessOpen || dn.dead {
 		return nil
 	}
-	if rec := dn.dir.in.ledger.Get(s.client()); rec != nil && rec.Pending.Has(caps.FileShared) {
-		return nil
-	}
 	i, l := dn.leaseOf(s)
-	if l != nil && l.asked != 0 || !own && locker.Allowed(dn, s.client())&locker.Lease == 0 {
+	if l != nil && l.asked != 0 {
 		return nil
 	}
 	// A seq per reply: an ack of an earlier revoke must not end a lease given later.
@@ -134,8 +143,22 @@ func (l *leaseRec) mine() bool {
 }
 
 // leaseOwn is leaseFor for the author of a change that was just made: the row will allow it
-// when the xlock is gone, or it is asked back then.
-func (r *Rank) leaseOwn(dn *dentry, s *session) *wire.Lease { return r.lease(dn, s, true) }
+// when the xlock is gone. Not when somebody waits for the name, who would ask for it at once.
+func (r *Rank) leaseOwn(dn *dentry, s *session) *wire.Lease {
+	if dn.locks[0].Contended() {
+		return nil
+	}
+	return r.leaseMoved(dn, s)
+}
+
+// leaseMoved is leaseOwn for the new name of a rename, in any case: the author's kernel may
+// trust the new name as it did the old one.
+func (r *Rank) leaseMoved(dn *dentry, s *session) *wire.Lease {
+	if s == nil || dn.hasFs(s) {
+		return nil
+	}
+	return r.lease(dn, s, true)
+}
 
 // keepNames turns a client's trust in names from Fs of their directory to leases: it goes on
 // without a gap. What a row does not allow is asked back like any other lease. A kernel that
@@ -147,7 +170,7 @@ func (r *Rank) keepNames(s *session, in *inode, names []string) {
 			continue
 		}
 		dn := r.dentry(in.dir, n)
-		r.leaseOwn(dn, s)
+		r.lease(dn, s, true)
 		r.engine.Changed(dn)
 		r.engine.Reissue(dn)
 	}

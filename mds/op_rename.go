@@ -144,7 +144,10 @@ var opRename = opDesc{
 		if shown.ledger.Get(uint64(q.sess.key)) != nil {
 			rep.Target = r.show(q, shown, wire.MaskAll)
 		}
-		rep.Lease = r.leaseOwn(dst, q.sess)
+		rep.Lease = r.leaseMoved(dst, q.sess)
+		if exchange {
+			r.leaseMoved(src, q.sess) // so that it is asked back before the name changes; the author needs no word of it
+		}
 		r.reply(q, rep)
 		if old != nil {
 			r.noteStray(old)
