@@ -32,6 +32,8 @@ type Namer interface {
 	// TookIn waits until the threads, which were answered, have taken their answers in, and
 	// returns those of which that could not be seen in limit.
 	TookIn(threads []uint32, limit time.Duration) []uint32
+	// Always: names are not only trusted in directories that are calm.
+	Always() bool
 }
 
 const (
@@ -74,10 +76,14 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 		return 0
 	}
 	t, now := &d.told, c.now()
-	if t.stalls > 0 && now-t.stalled < int64(time.Minute)<<min(t.stalls-1, 6) {
+	if t.expiring > 0 || t.changing > 0 {
+		return 0
+	}
+	calm := !c.namer.Always()
+	if calm && t.stalls > 0 && now-t.stalled < int64(time.Minute)<<min(t.stalls-1, 6) {
 		return 0 // who makes names here does it beside others
 	}
-	if t.expiring > 0 || t.changing > 0 || t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn {
+	if calm && (t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn) {
 		return 0
 	}
 	ttl := min(nameTimeout, c.kernel, c.valid-now)

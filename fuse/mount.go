@@ -17,8 +17,22 @@ type options struct {
 	fsname     string
 	flags      uintptr
 	max        int
-	names      bool
+	names      names
 }
+
+// names is whether the kernel may be told for how long to trust a name.
+type names int
+
+const (
+	never      names = iota
+	whenCalm         // where nobody else works
+	wheneverOK       // whenever it is right, however often it must be taken back: for storms
+)
+
+var namesOf = map[string]names{"no_name_cache": never, "name_cache": whenCalm, "name_cache=always": wheneverOK}
+
+// nameCache is whether a mount that does not say so has name_cache.
+const nameCache = never
 
 // CheckOptions says whether a list after -o can be mounted with.
 func CheckOptions(list string) error {
@@ -27,7 +41,7 @@ func CheckOptions(list string) error {
 }
 
 func parseOptions(list []string) (options, error) {
-	o := options{fsname: "capstan", flags: unix.MS_NOSUID | unix.MS_NODEV, max: maxWrite}
+	o := options{fsname: "capstan", flags: unix.MS_NOSUID | unix.MS_NODEV, max: maxWrite, names: nameCache}
 	if os.Geteuid() == 0 {
 		o.flags = 0
 	}
@@ -38,8 +52,12 @@ func parseOptions(list []string) (options, error) {
 			case "rw":
 				o.flags &^= unix.MS_RDONLY
 			case "", "atime", "diratime", "default_permissions", "defaults", "_netdev":
-			case "name_cache": // the kernel need not ask for each name each time
-				o.names = true
+			case "name_cache", "no_name_cache":
+				n, ok := namesOf[s]
+				if !ok {
+					return o, fmt.Errorf("mount option %q: want name_cache, name_cache=always or no_name_cache", s)
+				}
+				o.names = n
 			case "ro":
 				o.flags |= unix.MS_RDONLY
 			case "allow_other":

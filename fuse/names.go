@@ -50,7 +50,13 @@ func (fs *fileSystem) answer(unique uint64, out *fuse.EntryOut) error {
 }
 
 // namer is a notifier of a kernel that can expire names.
-type namer struct{ notifier }
+type namer struct {
+	notifier
+	always bool
+}
+
+// Always implements client.Namer.
+func (n *namer) Always() bool { return n.always }
 
 // Name makes the kernel ask for a name again; what is mounted on it or below stays (F7). It
 // blocks while a request that changes or searches the directory is parked (F5).

@@ -138,8 +138,8 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.fs.fd = own
 	plain := notifier{raw: s.raw, fd: own, places: &s.fs.places}
-	if s.granted&fuse.CAP_HAS_EXPIRE_ONLY != 0 && o.names {
-		cfg.Client.SetNotifier(&namer{plain})
+	if s.granted&fuse.CAP_HAS_EXPIRE_ONLY != 0 && o.names != never {
+		cfg.Client.SetNotifier(&namer{plain, o.names == wheneverOK})
 	} else {
 		cfg.Client.SetNotifier(&plain) // names are asked for each time
 	}
