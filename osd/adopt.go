@@ -37,7 +37,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	wasPrimary := p.primary()
 	p.cfg, p.interval, p.adoptedAt = cfg, cfg.Interval, o.now
 	p.active, p.pending, p.stage, p.confirm, p.reconciled, p.gap = false, nil, nil, false, false, false
-	p.peers, p.ackDue, p.ackSent, p.proposedAt = nil, false, 0, o.now
+	p.peers, p.ackDue, p.ackSent, p.proposedAt, p.fixAt = nil, false, 0, o.now, 0
 
 	// Ops not yet logged die with the interval; their owners send them again.
 	p.waitActive, p.waitMin, p.parked = nil, nil, nil

@@ -6,17 +6,18 @@ import (
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// healing is a damaged object of the primary's own store, on its way to be replaced by a
-// member's copy. Ops on it wait; with nobody left to ask it is broken and reads are EIO.
+// healing is a damaged object of the primary's own store, on its way to be replaced by another
+// replica's copy. Ops on it wait; with nobody left to ask it is broken: reads, and writes that
+// would build on the damaged bytes, are EIO until somebody has been asked again with success.
 type healing struct {
 	asked []wire.OSDID // in this order, one at a time; the last one owes an answer
 	at    int64
 }
 
-// heal asks the next member for a good copy. Only committed state is asked for: then every
-// member has the same. False: nobody has one.
+// heal asks the next replica for a good copy. Only committed state is asked for: then every
+// member has the same, and so has a learner whose copy is of that version. False: nobody has one.
 func (p *pg) heal(name string) bool {
-	if p.broken[name] {
+	if at, ok := p.broken[name]; ok && p.o.now-at < brokenNs {
 		return false
 	}
 	h := p.healing[name]
@@ -33,7 +34,7 @@ func (p *pg) heal(name string) bool {
 	}
 	h.at = p.o.now
 	for _, q := range p.peers {
-		if !q.learner && !slices.Contains(h.asked, q.m.ID) {
+		if !slices.Contains(h.asked, q.m.ID) {
 			h.asked = append(h.asked, q.m.ID)
 			p.o.send(q.m.ID, &wire.ObjFetch{PG: p.id, Interval: p.interval, Name: name})
 			return true
@@ -41,11 +42,14 @@ func (p *pg) heal(name string) bool {
 	}
 	delete(p.healing, name)
 	if p.broken == nil {
-		p.broken = map[string]bool{}
+		p.broken = map[string]int64{}
 	}
-	p.broken[name] = true
+	p.broken[name] = p.o.now
 	return false
 }
+
+// brokenNs: whoever wants a broken object so long after everybody was asked in vain asks anew.
+const brokenNs = 10e9
 
 // healTick asks another member where one does not answer.
 func (p *pg) healTick() {
@@ -63,13 +67,10 @@ func (p *pg) healTick() {
 	p.runParked()
 }
 
-// onObjFetch (member) gives its copy.
+// onObjFetch (member, learner) gives its copy.
 func (p *pg) onObjFetch(from wire.OSDID, m *wire.ObjFetch) {
-	if p.role != roleMember {
-		return
-	}
 	c, err := p.copyOf(m.Name)
-	if err != nil {
+	if err != nil || len(c.Bad) > 0 {
 		p.o.send(from, &wire.ObjFetched{PG: p.id, Interval: p.interval, Bad: true, Object: wire.ObjCopy{Name: m.Name}})
 		return
 	}
@@ -96,6 +97,7 @@ func (p *pg) onObjFetched(m *wire.ObjFetched, data []byte) {
 		p.o.stats.Healed++
 		p.healed++
 		delete(p.healing, c.Name)
+		delete(p.broken, c.Name)
 		p.submit(&Txn{Objs: []ObjTxn{installTxn(c)}})
 	}
 	p.runParked()

@@ -175,19 +175,27 @@ func (l *learner) apply(p *pg, e *entry, t *Txn) (ObjTxn, bool) {
 	}
 	switch {
 	case own == h.Prior && !e.noMuts:
-		delete(l.missing, h.Object)
-		return e.objTxn()
+		if ot, ok := e.objTxn(); !ok || !p.o.store.Damaged(p.id, &ot) {
+			delete(l.missing, h.Object)
+			return ot, ok
+		}
+		l.lack(h, t)
 	case own == h.After:
 		delete(l.missing, h.Object)
 	default:
-		l.missing[h.Object] = h.Version
-		l.complete = false
-		if l.state == learnFilled { // a restart must not take it for filled
-			l.state = learnGoing
-			t.Meta = append(t.Meta, l.kv())
-		}
+		l.lack(h, t)
 	}
 	return ObjTxn{}, false
+}
+
+// lack puts the object of an entry that cannot be applied among the missing.
+func (l *learner) lack(h *wire.LogEntry, t *Txn) {
+	l.missing[h.Object] = h.Version
+	l.complete = false
+	if l.state == learnFilled { // a restart must not take it for filled
+		l.state = learnGoing
+		t.Meta = append(t.Meta, l.kv())
+	}
 }
 
 // next asks for the next thing: missing objects of the ranges behind the cursor, or the next range.
@@ -337,11 +345,8 @@ func (p *pg) onCopyGet(from wire.OSDID, m *wire.CopyGet) {
 			return
 		}
 		c, err := p.copyOf(n)
-		if err != nil {
-			if !p.busy(n) {
-				p.heal(n) // the learner asks again
-			}
-			continue
+		if (err != nil || len(c.Bad) > 0) && !p.busy(n) && p.heal(n) || err != nil {
+			continue // the learner asks again
 		}
 		size += c.DataLen()
 		p.o.stats.Copied++

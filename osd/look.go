@@ -18,6 +18,7 @@ const (
 	whyMinSize = "min_size"
 	whyWrite   = "an uncommitted write"
 	whyLease   = "a lease"
+	whyHeal    = "a good copy of a damaged object"
 )
 
 // OpState is an operation that was not answered yet.
@@ -27,7 +28,7 @@ type OpState struct {
 	PG      string   `json:"pg"`
 	Object  string   `json:"object"`
 	Writes  bool     `json:"writes"`
-	Stage   string   `json:"stage"` // map, peering, min_size, queue, lease, log, replica
+	Stage   string   `json:"stage"` // map, peering, min_size, queue, lease, heal, log, replica
 	SinceMs int64    `json:"since_ms"`
 	On      []WaitOn `json:"on"`
 }
@@ -68,6 +69,8 @@ func (o *OSD) Ops(now int64, max int) []OpState {
 					add(q, "queue", []WaitOn{{"op", wire.NoOSD, fmt.Sprintf("the ops before it on %q, the first of %v", ob.name, ob.queue[0].inst)}})
 				case q.why == whyLease:
 					add(q, "lease", p.leasesOn())
+				case q.why == whyHeal:
+					add(q, "heal", p.healOn(ob.name))
 				default:
 					add(q, "queue", p.commitOn(p.last))
 				}
@@ -165,6 +168,16 @@ func (p *pg) leasesOn() (out []WaitOn) {
 	return out
 }
 
+// healOn names who was asked for a good copy.
+func (p *pg) healOn(name string) []WaitOn {
+	h := p.healing[name]
+	if h == nil || len(h.asked) == 0 {
+		return []WaitOn{{"op", wire.NoOSD, "its turn"}}
+	}
+	id := h.asked[len(h.asked)-1]
+	return []WaitOn{{"osd", id, fmt.Sprintf("osd.%d (%s) to send its copy of %q: osd.%d's is damaged", id, p.o.upText(id), name, p.o.cfg.ID)}}
+}
+
 // commitOn names whose log lacks version v.
 func (p *pg) commitOn(v wire.Version) (out []WaitOn) {
 	if p.durable.Less(v) {
@@ -212,8 +225,11 @@ func (p *pg) readDone(q *op) {
 	}
 	stage, owner := "queue", fmt.Sprintf("osd.%d", o.cfg.ID)
 	switch q.why {
-	case whyLease:
+	case whyLease, whyHeal:
 		stage, owner = "lease", p.memberNames()
+		if q.why == whyHeal {
+			stage = "heal"
+		}
 	case whyWrite:
 		owner = "a write of the same object that was not committed"
 	case whyPeering, whyMap:

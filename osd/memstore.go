@@ -251,6 +251,8 @@ func applyMemObj(p *memPG, ot *ObjTxn) {
 			}
 		case wire.ObjTruncate:
 			o.resize(m.Off)
+		case wire.ObjDamage:
+			o.bad = o.bad || m.Len > 0
 		case wire.ObjZero:
 			end := min(m.Off+m.Len, uint64(len(o.data)))
 			for at := m.Off; at < end; {
@@ -284,6 +286,9 @@ func applyMemObj(p *memPG, ot *ObjTxn) {
 }
 
 func (o *memObj) resize(n uint64) {
+	if n == 0 {
+		o.bad = false
+	}
 	if n < uint64(len(o.data)) {
 		clear(o.data[n:])
 		o.data = o.data[:n]
@@ -380,18 +385,39 @@ func (s *MemStore) Read(pg wire.PGID, name string, off uint64, dst []byte) (int,
 	if o == nil || off >= uint64(len(o.data)) {
 		return 0, nil
 	}
-	if o.bad {
+	if o.bad && len(dst) > 0 {
 		return 0, fmt.Errorf("pg %v object %q: damaged for a test", pg, name)
 	}
 	return copy(dst, o.data[off:]), nil
+}
+
+// Damaged implements Store: of a damaged object every byte is bad.
+func (s *MemStore) Damaged(pg wire.PGID, t *ObjTxn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.obj(pg, t.Name)
+	if o == nil || !o.bad || t.Remove || t.Replace {
+		return false
+	}
+	for i := range t.Muts {
+		switch t.Muts[i].Kind {
+		case wire.ObjTruncate:
+			return t.Muts[i].Off > 0 // else nothing is left of it
+		case wire.ObjWrite, wire.ObjZero:
+			return true
+		}
+	}
+	return false
 }
 
 // Damage makes an object's data unreadable until it is replaced, as bit rot does; for tests.
 func (s *MemStore) Damage(pg wire.PGID, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o := s.obj(pg, name); o != nil {
-		o.bad = true
+	for _, m := range []map[wire.PGID]*memPG{s.cur, s.dur} {
+		if p := m[pg]; p != nil && p.objs[name] != nil {
+			p.objs[name].bad = true
+		}
 	}
 }
 

@@ -172,7 +172,7 @@ func (p *pg) read(q *op) bool {
 	x.begin(p, q.msg.Object)
 	x.run(q.msg.Ops)
 	if x.errno == eIO && p.heal(q.msg.Object) {
-		q.why = "a good copy of a damaged object"
+		q.why = whyHeal
 		return false
 	}
 	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
@@ -188,9 +188,17 @@ func (p *pg) write(q *op) bool {
 	var x exec
 	x.begin(p, q.msg.Object)
 	x.run(q.msg.Ops)
-	if x.errno == eIO && !p.busy(q.msg.Object) && p.heal(q.msg.Object) {
-		q.why = "a good copy of a damaged object"
-		return false
+	v := wire.Version{Interval: p.interval, N: p.last.N + 1}
+	if x.errno == eIO || x.damaged(v) {
+		if p.busy(q.msg.Object) { // nobody has its newest state for sure: nobody can be asked
+			q.why = whyWrite
+			return false
+		}
+		if p.heal(q.msg.Object) {
+			q.why = whyHeal
+			return false
+		}
+		x.errno, x.muts = eIO, nil
 	}
 	o.stats.Writes++
 	if q.msg.Flags&wire.OSDResent != 0 {
@@ -200,7 +208,6 @@ func (p *pg) write(q *op) bool {
 	if x.existed {
 		prior = x.st.Version
 	}
-	v := wire.Version{Interval: p.interval, N: p.last.N + 1}
 	h := &wire.LogEntry{Version: v, Prev: p.last, Object: q.msg.Object, Prior: prior, After: prior,
 		Client: q.inst, Tid: q.tid, Oldest: q.msg.Oldest, Errno: x.errno, NOps: uint8(len(x.results))}
 	if h.Oldest > h.Tid {
@@ -235,6 +242,9 @@ func (p *pg) write(q *op) bool {
 	t := &Txn{Append: []LogRec{{v, rec}}}
 	if ot, ok := e.objTxn(); ok {
 		t.Objs = []ObjTxn{ot}
+		if ot.Replace || ot.Remove {
+			delete(p.broken, ot.Name)
+		}
 	}
 	p.trim(t)
 	p.submit(t)
@@ -247,17 +257,31 @@ func (e *entry) objTxn() (ObjTxn, bool) {
 	if e.h.After == e.h.Prior {
 		return ObjTxn{}, false
 	}
-	t := ObjTxn{Name: e.h.Object, Version: e.h.After, Muts: e.muts}
+	return changeOf(e.h.Object, e.h.After, e.muts), true
+}
+
+// changeOf is what steps with resulting bytes do to an object.
+func changeOf(name string, after wire.Version, muts []wire.ObjOp) ObjTxn {
+	t := ObjTxn{Name: name, Version: after, Muts: muts}
 	for i := len(t.Muts) - 1; i >= 0; i-- {
 		if t.Muts[i].Kind == wire.ObjRemove {
 			if i == len(t.Muts)-1 {
-				return ObjTxn{Name: e.h.Object, Remove: true}, true
+				return ObjTxn{Name: name, Remove: true}
 			}
 			t.Replace, t.Muts = true, t.Muts[i+1:]
 			break
 		}
 	}
-	return t, true
+	return t
+}
+
+// damaged: what the vector changes in part cannot be read.
+func (x *exec) damaged(after wire.Version) bool {
+	if x.errno != 0 || len(x.muts) == 0 || !x.existed {
+		return false
+	}
+	t := changeOf(x.name, after, x.muts)
+	return x.p.o.store.Damaged(x.p.id, &t)
 }
 
 // answer sends the recorded result.

@@ -24,6 +24,7 @@ const (
 	FaultNoBarrier                         // an op's epoch is ignored
 	FaultUUIDIgnored                       // members are known by id alone (R1)
 	FaultAddBeforeActive                   // additions are proposed by a primary that has not waited
+	FaultAckDamaged                        // a member acknowledges what it wrote over a part of damaged bytes
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.

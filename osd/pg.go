@@ -88,7 +88,7 @@ type pg struct {
 	proposedAt int64
 	lastUse    int64 // of leases
 	healing    map[string]*healing
-	broken     map[string]bool // no member has a good copy
+	broken     map[string]int64 // nobody has a good copy, as asked for then
 	healed     uint64
 	scrub      *scrub // nil: none is running
 	scrubbed   ScrubSum
@@ -102,7 +102,10 @@ type pg struct {
 	confirm bool // a Recon waits for durability
 	// reconciled: equal to the primary once in this interval; a late ReconFix must not cut again.
 	reconciled bool
-	learn      learner
+	// fixAt: when this member last asked for what an entry needs that its own damaged copy cannot
+	// take; 0: it owes nothing.
+	fixAt int64
+	learn learner
 }
 
 // object is a primary's state of an object with uncommitted entries or waiting ops.

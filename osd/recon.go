@@ -59,8 +59,8 @@ func (p *pg) onRecon(from wire.OSDID, inst wire.Instance, m *wire.Recon) {
 func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	o := p.o
 	q := p.peer(from)
-	if q == nil || q.learner || q.confirmed || p.active || len(m.Objects) != len(m.Versions) {
-		return
+	if q == nil || q.learner || q.confirmed != p.active || len(m.Objects) != len(m.Versions) {
+		return // when active: a member asks for a fix
 	}
 	common, k := m.Committed, 0
 	for k = len(m.Versions); k > 0; k-- {
@@ -96,7 +96,7 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	for _, n := range names {
 		c, err := p.copyOf(n)
 		if err != nil {
-			return // bad bytes here: visible in the store's counters; the member stays unconfirmed
+			return // its omap cannot be read here: the member stays unconfirmed
 		}
 		last := parts[len(parts)-1]
 		if size > 0 && size+c.DataLen() > reconPartBytes {
@@ -107,7 +107,10 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 		size += c.DataLen() + 64
 		last.Objects = append(last.Objects, c)
 	}
-	q.sentAt, q.since = o.now+4*o.cfg.ResendNs, o.now
+	q.sentAt = o.now + 4*o.cfg.ResendNs
+	if !p.active { // else its time to acknowledge runs on: who cannot be mended is dropped
+		q.since = o.now
+	}
 	for _, f := range parts {
 		f.Parts = uint32(len(parts))
 		var data [][]byte
@@ -124,7 +127,10 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 // until then the old, self-consistent state stays, for the next interval may make this member
 // the primary.
 func (p *pg) onReconFix(m *wire.ReconFix, data []byte) {
-	if p.role != roleMember || p.reconciled || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
+	if p.reconciled && (p.fixAt == 0 || m.Common != p.last) {
+		return // late: nothing is cut twice
+	}
+	if p.role != roleMember || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
 		return
 	}
 	s := p.stage
@@ -191,11 +197,17 @@ func (p *pg) install(s *stage) {
 	}
 	p.submit(t)
 	p.stage = nil
-	p.confirm, p.reconciled = true, true
+	if p.fixAt != 0 {
+		p.fixAt, p.ackDue = 0, true
+		p.o.stats.Healed++
+	} else {
+		p.confirm, p.reconciled = true, true
+	}
 	p.touch()
 }
 
-// copyOf reads a whole object.
+// copyOf reads a whole object; what cannot be read of its data is named in Bad. An error: what
+// else it has cannot be read.
 func (p *pg) copyOf(name string) (wire.ObjCopy, error) {
 	st := p.o.store
 	c := wire.ObjCopy{Name: name}
@@ -210,7 +222,7 @@ func (p *pg) copyOf(name string) (wire.ObjCopy, error) {
 	at := c.Data
 	for _, e := range c.Extents {
 		if _, err := st.Read(p.id, name, e.Off, at[:e.Len]); err != nil {
-			return c, err
+			p.readRest(&c, e, at[:e.Len])
 		}
 		at = at[e.Len:]
 	}
@@ -229,6 +241,23 @@ func (p *pg) copyOf(name string) (wire.ObjCopy, error) {
 	return c, nil
 }
 
+// readRest reads an extent in small pieces, around those that are bad.
+func (p *pg) readRest(c *wire.ObjCopy, e wire.Extent, dst []byte) {
+	const piece = 4096 // as stores keep checksums
+	for off := e.Off; off < e.Off+e.Len; {
+		n := min(piece-off%piece, e.Off+e.Len-off)
+		if _, err := p.o.store.Read(p.id, c.Name, off, dst[off-e.Off:][:n]); err != nil {
+			clear(dst[off-e.Off:][:n])
+			if k := len(c.Bad) - 1; k >= 0 && c.Bad[k].Off+c.Bad[k].Len == off {
+				c.Bad[k].Len += n
+			} else {
+				c.Bad = append(c.Bad, wire.Extent{Off: off, Len: n})
+			}
+		}
+		off += n
+	}
+}
+
 // installTxn makes an object what the copy says.
 func installTxn(c *wire.ObjCopy) ObjTxn {
 	if c.Absent {
@@ -240,6 +269,9 @@ func installTxn(c *wire.ObjCopy) ObjTxn {
 	for _, e := range c.Extents {
 		t.Muts = append(t.Muts, wire.ObjOp{Kind: wire.ObjWrite, Off: e.Off, DataLen: uint32(e.Len), Data: at[:e.Len:e.Len]})
 		at = at[e.Len:]
+	}
+	for _, e := range c.Bad {
+		t.Muts = append(t.Muts, wire.ObjOp{Kind: wire.ObjDamage, Off: e.Off, Len: e.Len})
 	}
 	for _, kv := range c.Xattrs {
 		t.Muts = append(t.Muts, wire.ObjOp{Kind: wire.ObjSetXattr, Key: kv.Key, DataLen: uint32(len(kv.Val)), Data: kv.Val})

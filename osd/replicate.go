@@ -65,8 +65,14 @@ func (p *pg) sendEntries(q *peer) {
 
 // onRepl is the replica's side of §4.4.
 func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []byte) {
-	if p.role == roleLearner && !p.learn.started || p.stage != nil {
+	if p.role == roleLearner && !p.learn.started {
 		return
+	}
+	if p.stage != nil {
+		if p.fixAt == 0 || p.o.now-p.fixAt < 4*p.o.cfg.ResendNs {
+			return
+		}
+		p.stage = nil // a part was lost: ask again
 	}
 	if m.Sent != 0 {
 		p.grant(inst)
@@ -98,13 +104,19 @@ func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []by
 			break
 		}
 		e := &entry{h: h, rec: re.Rec, muts: re.Muts, noMuts: re.NoMuts}
+		ot, changes := ObjTxn{}, false
+		if p.role == roleMember {
+			if ot, changes = e.objTxn(); changes && p.o.store.Damaged(p.id, &ot) && !p.o.fault(FaultAckDamaged) {
+				p.askFix(from)
+				break
+			}
+		}
 		p.appendEntry(e)
 		t.Append = append(t.Append, LogRec{h.Version, e.rec})
-		if p.role == roleMember {
-			if ot, ok := e.objTxn(); ok {
-				t.Objs = append(t.Objs, ot)
-			}
-		} else {
+		if changes {
+			t.Objs = append(t.Objs, ot)
+		}
+		if p.role != roleMember {
 			// What the learner applies depends on the object's version, and that on the entry before.
 			if ot, ok := p.learn.apply(p, e, &t); ok {
 				t.Objs = append(t.Objs, ot)
@@ -165,4 +177,18 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 	p.advance()
 	p.cause = wire.NoOSD
 	p.considerAddition(q)
+}
+
+// askFix (member): an entry builds on bytes of this copy that are damaged. It is not
+// acknowledged on garbage: the primary is asked for what a reconciliation brings, the entries
+// from here on with whole copies of what they touch, in one transaction.
+func (p *pg) askFix(primary wire.OSDID) {
+	if p.fixAt != 0 && p.o.now-p.fixAt < p.o.cfg.ResendNs {
+		return
+	}
+	if p.fixAt == 0 {
+		p.o.stats.Damaged++
+	}
+	p.fixAt = p.o.now
+	p.o.send(primary, &wire.ReconState{PG: p.id, Interval: p.interval, Committed: p.last})
 }

@@ -287,8 +287,8 @@ func (p *pg) mend(to wire.OSDID, good vote, name string) {
 		p.heal(name)
 	default:
 		c, err := p.copyOf(name)
-		if err != nil {
-			return
+		if err != nil || len(c.Bad) > 0 {
+			return // the own copy has gone bad since: the next scrub heals it first
 		}
 		s.sum.Mended++
 		p.o.stats.Mended++

@@ -24,6 +24,11 @@ type Store interface {
 
 	Submit(t *Txn, done func(error))
 
+	// Damaged reports whether the change builds on bytes that cannot be read back, as a write
+	// over a part of a bad block does. Submit then applies it all the same: those bytes stay
+	// bad, and reads of them fail. Ask right before Submit, with the change as it will be then.
+	Damaged(pg wire.PGID, t *ObjTxn) bool
+
 	// PGs lists every PG that has a log, a meta value or an object, sorted by pool and number.
 	PGs() []wire.PGID
 	// Log is the PG's log. The zero LogState belongs to a PG that the store has never seen.
@@ -110,6 +115,8 @@ type ObjTxn struct {
 	// Muts hold resulting bytes. Kinds that occur: ObjWrite (Off, Data), ObjTruncate (Off: grow or
 	// shrink), ObjZero (Off, Len: reads as zeros, space given back, never grows the object),
 	// ObjSetXattr (Key, Data), ObjRmXattr (Key), ObjOmapSet (Pairs), ObjOmapRemove (Keys),
-	// ObjOmapClear, ObjCreate (nothing more than to exist).
+	// ObjOmapClear, ObjCreate (nothing more than to exist), ObjDamage (Off, Len within the object:
+	// from now on reads of these bytes fail, or of the blocks they lie in, until they are
+	// written whole).
 	Muts []wire.ObjOp
 }

@@ -31,10 +31,11 @@ const (
 	ObjAssertVersion                      // AssertN: ERANGE when the object's version differs
 	ObjCmpXattr                           // Key, Data: ECANCELED when different; absent equals empty
 	ObjExtents                            // Off, Len → the parts that hold data, in Data (PutExtents), and Size
+	ObjDamage                             // Off, Len: in transactions of a store only: nobody may see these bytes any more
 )
 
 var objOpNames = [...]string{"?", "read", "stat", "write", "writefull", "append", "truncate", "zero", "remove", "create",
-	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr", "extents"}
+	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr", "extents", "damage"}
 
 func (k ObjOpKind) String() string {
 	if int(k) < len(objOpNames) {

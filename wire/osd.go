@@ -168,6 +168,7 @@ type ReplAck struct {
 	Confirm  bool    // answers Recon: this log equals the primary's
 	Gap      bool    // entries after Version are missing
 	Copied   bool    // learner: every object compared, none missing, all durable
+	Missing  uint64  // learner: objects that it knows to lack
 }
 
 // ReplNack answers a message of an older interval.
@@ -235,7 +236,8 @@ type ObjCopy struct {
 	Extents  []Extent
 	Xattrs   []KV
 	Omap     []KV
-	Data     []byte `msgpack:"-"`
+	Bad      []Extent // no good bytes are left of these: zeros stand for them, and nobody may see them
+	Data     []byte   `msgpack:"-"`
 }
 
 // DataLen is how much of the data segment is the object's.
@@ -247,7 +249,9 @@ func (c *ObjCopy) DataLen() (n uint64) {
 }
 
 // LearnReq is a learner asking the primary to be filled. Complete: its copy was finished in this
-// interval and its log ends at Last; only the entries after that are needed.
+// interval and its log ends at Last; only the entries after that are needed. Sound: every object
+// is at the state that its log ends with, so that what differs lies behind the last common
+// version; Versions and Objects tell what the log holds beyond Committed.
 type LearnReq struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	PG       PGID
@@ -256,15 +260,22 @@ type LearnReq struct {
 	Nonce    uint64
 	Complete bool
 	Last     Version
+
+	Sound     bool
+	Committed Version
+	Versions  []Version
+	Objects   []string
 }
 
-// LearnStart makes the learner's log start at From with the dedup table as of From.
+// LearnStart makes the learner's log start at From with the dedup table as of From. ByLog: its
+// own log is the primary's up to From, goes on from there, and names what it lacks.
 type LearnStart struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	PG       PGID
 	Interval uint64
 	Nonce    uint64
 	Resume   bool // answer to Complete: keep the log
+	ByLog    bool // answer to Sound: cut the log to From
 	From     Version
 	Dedup    []DedupClient
 }
@@ -522,3 +533,12 @@ func CutResultData(rs []ObjResult, data []byte) error {
 	}
 	return nil
 }
+
+// WireVersion: 2 since it carries what the replica lacks, knows, or cannot read.
+func (*ReplAck) WireVersion() byte    { return 2 }
+func (*ReconFix) WireVersion() byte   { return 2 }
+func (*LearnReq) WireVersion() byte   { return 2 }
+func (*LearnStart) WireVersion() byte { return 2 }
+func (*CopyObj) WireVersion() byte    { return 2 }
+func (*ObjFetched) WireVersion() byte { return 2 }
+func (*ObjMend) WireVersion() byte    { return 2 }

@@ -7,7 +7,8 @@ import (
 )
 
 // apply makes a transaction part of the newest state. Submit and replay both come here; an
-// error (bad metadata, a bad block under a partial overwrite) ends the store. Caller holds mu.
+// error (bad metadata) ends the store; a bad block under a partial overwrite does not, see
+// base.go. Caller holds mu.
 func (s *Store) apply(pl *plan) error {
 	t := pl.t
 	p := s.pg(t.PG)
@@ -36,19 +37,17 @@ func (s *Store) apply(pl *plan) error {
 		o.version = x.Version
 		ops := pl.objOps(k)
 		for i := range ops {
-			if err := s.step(o, &ops[i]); err != nil {
-				return err
-			}
+			s.step(o, &ops[i])
 		}
 	}
 	p.applyMeta(t)
 	return nil
 }
 
-func (s *Store) step(o *object, x *op) error {
+func (s *Store) step(o *object, x *op) {
 	switch x.kind {
 	case wire.ObjWrite:
-		return s.writeSmall(o, x.off, x.data)
+		s.writeSmall(o, x.off, x.data)
 	case opBlocks:
 		for i, r := range x.refs {
 			s.dropBlock(o, uint32(x.off)+uint32(i))
@@ -57,9 +56,9 @@ func (s *Store) step(o *object, x *op) error {
 		}
 		o.size = max(o.size, (x.off+uint64(len(x.refs)))*BlockBytes)
 	case wire.ObjTruncate:
-		return s.truncate(o, x.off)
+		s.truncate(o, x.off)
 	case wire.ObjZero:
-		return s.zero(o, x.off, x.len)
+		s.zero(o, x.off, x.len)
 	case wire.ObjSetXattr:
 		if o.xattrs == nil {
 			o.xattrs = map[string][]byte{}
@@ -78,45 +77,53 @@ func (s *Store) step(o *object, x *op) error {
 		}
 	case wire.ObjOmapClear:
 		s.omapClear(o)
+	case wire.ObjDamage:
+		for i, end := x.off/BlockBytes, min(blocksOf(x.off+x.len), blocksOf(o.size)); i < end; i++ {
+			s.buffer(o, uint32(i), false).bad = true
+		}
 	}
-	return nil
 }
 
-func (s *Store) writeSmall(o *object, off uint64, data []byte) error {
+func (s *Store) writeSmall(o *object, off uint64, data []byte) {
 	end := off + uint64(len(data))
 	for at := off; at < end; {
 		i := uint32(at / BlockBytes)
 		from := int(at % BlockBytes)
 		n := min(int(end-at), BlockBytes-from)
-		b, err := s.buffer(o, i, n == BlockBytes)
-		if err != nil {
-			return err
-		}
+		whole := from == 0 && (n == BlockBytes || end >= o.size) // behind the end it is zeros
+		b := s.buffer(o, i, whole)
 		copy(b.b[from:], data[at-off:at-off+uint64(n)])
+		if whole {
+			clear(b.b[n:])
+		}
 		at += uint64(n)
 	}
 	o.size = max(o.size, end)
-	return nil
 }
 
 // buffer returns a buffer of block i that may be changed, holding the block's newest content
 // unless all of it is about to be overwritten.
-func (s *Store) buffer(o *object, i uint32, whole bool) (*buf, error) {
+func (s *Store) buffer(o *object, i uint32, whole bool) *buf {
 	old := o.bufs[i]
 	if old != nil && !old.frozen {
-		return old, nil
+		old.bad = old.bad && !whole
+		return old
 	}
-	b := s.newBuf()
-	r := o.ref(i)
-	switch {
-	case whole:
-	case old != nil:
-		b.b = old.b
-	case r.phys == 0:
-		clear(b.b[:])
-	default:
-		if bad, err := s.data.read(b.b[:], []ref{r}); bad >= 0 {
-			return nil, &BadBlock{PG: o.pg.id, Object: o.name, Off: uint64(i) * BlockBytes, Block: r.phys, Err: err}
+	b, r := (*buf)(nil), o.ref(i)
+	if old == nil && !whole && r.phys != 0 {
+		b = s.takeBase(r.phys)
+	}
+	if b == nil {
+		b = s.newBuf()
+		switch {
+		case whole:
+		case old != nil:
+			b.b, b.bad = old.b, old.bad
+		case r.phys == 0:
+			clear(b.b[:])
+		default:
+			bad, _ := s.data.read(b.b[:], []ref{r})
+			b.bad = bad >= 0
 		}
 	}
 	if o.bufs == nil {
@@ -128,14 +135,14 @@ func (s *Store) buffer(o *object, i uint32, whole bool) (*buf, error) {
 	o.bufs[i] = b
 	s.reserved++
 	s.dirtyBufs++
-	return b, nil
+	return b
 }
 
 func (s *Store) newBuf() *buf {
 	if n := len(s.spareBufs); n > 0 {
 		b := s.spareBufs[n-1]
 		s.spareBufs = s.spareBufs[:n-1]
-		b.frozen = false
+		b.frozen, b.bad = false, false
 		return b
 	}
 	return new(buf)
@@ -173,7 +180,7 @@ func (s *Store) free(phys uint32) {
 	s.freed = append(s.freed, extent{phys, 1})
 }
 
-func (s *Store) truncate(o *object, size uint64) error {
+func (s *Store) truncate(o *object, size uint64) {
 	if size < o.size {
 		keep := blocksOf(size)
 		for i := keep; i < uint64(len(o.refs)); i++ {
@@ -187,26 +194,24 @@ func (s *Store) truncate(o *object, size uint64) error {
 		if uint64(len(o.refs)) > keep {
 			o.refs = o.refs[:keep]
 		}
-		if err := s.zeroPart(o, size, keep*BlockBytes); err != nil {
-			return err
-		}
+		s.zeroPart(o, size, keep*BlockBytes)
 	}
 	o.size = size
-	return nil
 }
 
 // zero makes [off, off+n) read as zeros, within the object.
-func (s *Store) zero(o *object, off, n uint64) error {
+func (s *Store) zero(o *object, off, n uint64) {
 	end := off + n
 	if end < off || end >= o.size {
 		end = blocksOf(o.size) * BlockBytes // behind the end it is zeros already
 	}
 	if off >= end {
-		return nil
+		return
 	}
 	first, last := blocksOf(off), end/BlockBytes
 	if first > last { // within one block
-		return s.zeroPart(o, off, end)
+		s.zeroPart(o, off, end)
+		return
 	}
 	if last-first > uint64(len(o.refs)+len(o.bufs)) {
 		o.blocks(func(i uint32) {
@@ -219,24 +224,18 @@ func (s *Store) zero(o *object, off, n uint64) error {
 			s.dropBlock(o, uint32(i))
 		}
 	}
-	if err := s.zeroPart(o, off, first*BlockBytes); err != nil {
-		return err
-	}
-	return s.zeroPart(o, last*BlockBytes, end)
+	s.zeroPart(o, off, first*BlockBytes)
+	s.zeroPart(o, last*BlockBytes, end)
 }
 
 // zeroPart zeroes [from, to), which lies in one block, if that block holds anything.
-func (s *Store) zeroPart(o *object, from, to uint64) error {
+func (s *Store) zeroPart(o *object, from, to uint64) {
 	i := uint32(from / BlockBytes)
 	if from >= to || from >= MaxObjectBytes || o.bufs[i] == nil && o.ref(i).phys == 0 {
-		return nil
+		return
 	}
-	b, err := s.buffer(o, i, false)
-	if err != nil {
-		return err
-	}
+	b := s.buffer(o, i, false)
 	clear(b.b[from%BlockBytes : (to-1)%BlockBytes+1])
-	return nil
 }
 
 // empty takes everything from an object and makes it absent.

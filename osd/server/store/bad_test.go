@@ -203,11 +203,46 @@ func TestFlippedDataIsNeverReturned(t *testing.T) {
 		if strings.HasSuffix(name, "large") {
 			off = 12288
 		}
-		if err := storetest.Do(s, put(name, 9, off+10, []byte("zz"))); !errors.Is(err, ErrBadBlock) {
-			t.Errorf("partial overwrite of a bad block of %s: %v", name, err)
+		part := put(name, 9, off+10, []byte("zz"))
+		if !s.Damaged(pgA, &part.Objs[0]) {
+			t.Errorf("a partial overwrite of a bad block of %s is not told from a good one", name)
 		}
-		s.Close()
-		s = mustOpen(t, "sim", o)
+		for step, again := range []func(){
+			func() {},
+			func() { // as a record of the log
+				disk.Kill()
+				s.Close()
+				s = mustOpen(t, "sim", o)
+			},
+			func() { // as a block of a checkpoint
+				s.Close()
+				s = mustOpen(t, "sim", o)
+			},
+		} {
+			if again(); step == 0 {
+				if err := storetest.Do(s, part); err != nil {
+					t.Errorf("a partial overwrite of a bad block of %s ends the store: %v", name, err)
+				}
+			}
+			if n, err := s.Read(pgA, name, off, make([]byte, 20)); !errors.Is(err, ErrBadBlock) {
+				t.Errorf("%s, step %d: %d bytes are read of a bad block that was overwritten in part (%v)", name, step, n, err)
+			}
+			if st, _ := s.Stat(pgA, name); st.Version.N != 9 {
+				t.Errorf("%s, step %d: version %v", name, step, st.Version)
+			}
+			if off > 0 {
+				if _, err := s.Read(pgA, name, 0, make([]byte, 4096)); err != nil {
+					t.Errorf("another block of %s, step %d: %v", name, step, err)
+				}
+			}
+			if err := s.verify(); err != nil {
+				t.Error(err)
+			}
+		}
+		whole := put(name, 9, off, fill(4096, 'n'))
+		if s.Damaged(pgA, &whole.Objs[0]) {
+			t.Errorf("%s: a whole block needs no old bytes", name)
+		}
 		if err := storetest.Do(s, put(name, 9, off, fill(4096, 'n'))); err != nil {
 			t.Errorf("whole overwrite of a bad block of %s: %v", name, err)
 		}

@@ -180,6 +180,9 @@ func (s *Store) freezeBufs(c *checkpoint, o *object) {
 			}
 			b.frozen = true
 			r := ref{extents[e].phys + n, crc32.Checksum(b.b[:], castagnoli)}
+			if b.bad {
+				r.crc = ^r.crc // as bad on the disk as it is here
+			}
 			o.setRef(i, r)
 			s.frozen = append(s.frozen, &frozenBuf{o, i, b, r})
 			k++

@@ -32,7 +32,8 @@
 //     So replay always starts from what the checkpoint saw, and a torn write damages nothing
 //     that anybody knows of. A record may be applied to that state only, in order, once.
 //   - Every block that comes from the disk is compared with its checksum, also when it is the
-//     base of a partial overwrite. A bad one is a *BadBlock, named and counted.
+//     base of a partial overwrite. A bad one is a *BadBlock, named and counted; what is written
+//     over a part of it does not make it good (base.go).
 //   - Space is promised at Submit: a buffer has its block reserved, so a checkpoint or a replay
 //     never runs out of it. Some blocks are kept for transactions that give space back.
 //   - When Submit returns nothing refers to the data of the transaction's steps: it is in the

@@ -35,6 +35,7 @@ type object struct {
 type buf struct {
 	b      [BlockBytes]byte
 	frozen bool // a checkpoint is writing it: change a copy
+	bad    bool // its base could not be read: nobody may see it
 }
 
 func (o *object) ref(i uint32) ref {

@@ -124,6 +124,12 @@ func (pl *plan) add(t *osd.Txn, x *osd.ObjTxn, m *wire.ObjOp, directMin int) err
 		pl.small++
 	case wire.ObjZero:
 		pl.small += 2
+	case wire.ObjDamage:
+		if m.Off > MaxObjectBytes || m.Len > MaxObjectBytes-m.Off {
+			return fmt.Errorf("%w: pg %v object %q: damage of %d bytes at %d", ErrTooLarge, t.PG, x.Name, m.Len, m.Off)
+		}
+		pl.grows = true
+		pl.small += int(blocksOf(m.Off+m.Len) - m.Off/BlockBytes)
 	case wire.ObjSetXattr:
 		pl.bytes += len(m.Key) + len(m.Data)
 	case wire.ObjRmXattr:

@@ -117,7 +117,11 @@ func (s *Store) Read(pg wire.PGID, name string, off uint64, dst []byte) (int, er
 	first, last := uint32(off/BlockBytes), uint32((off+uint64(len(dst))-1)/BlockBytes)
 	for i := first; i <= last; i++ {
 		r := o.ref(i)
-		if b := o.bufs[i]; b != nil {
+		if b := o.bufs[i]; b != nil && b.bad {
+			s.mu.Unlock()
+			s.data.bad.Add(1)
+			return 0, &BadBlock{PG: pg, Object: name, Off: uint64(i) * BlockBytes, Block: r.phys}
+		} else if b != nil {
 			copyBlock(dst, off, i, b.b[:])
 		} else if r.phys == 0 {
 			copyBlock(dst, off, i, zeroes[:])

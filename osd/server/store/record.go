@@ -106,7 +106,7 @@ func appendOp(b []byte, o *op) []byte {
 		}
 	case wire.ObjTruncate:
 		b = binary.AppendUvarint(b, o.off)
-	case wire.ObjZero:
+	case wire.ObjZero, wire.ObjDamage:
 		b = binary.AppendUvarint(binary.AppendUvarint(b, o.off), o.len)
 	case wire.ObjSetXattr:
 		b = appendString(appendString(b, o.key), o.data)
@@ -196,8 +196,11 @@ func (d *decoder) op() op {
 		}
 	case wire.ObjTruncate:
 		o.off = d.uvarint()
-	case wire.ObjZero:
+	case wire.ObjZero, wire.ObjDamage:
 		o.off, o.len = d.uvarint(), d.uvarint()
+		if o.kind == wire.ObjDamage && (o.off > MaxObjectBytes || o.len > MaxObjectBytes-o.off) {
+			d.bad = true
+		}
 	case wire.ObjSetXattr:
 		o.key, o.data = string(d.bytes()), d.bytes()
 	case wire.ObjRmXattr:

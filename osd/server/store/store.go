@@ -134,6 +134,7 @@ type Store struct {
 	wg        sync.WaitGroup
 	frozen    []*frozenBuf
 	spareBufs []*buf
+	bases     []base // read by Damaged for the next Submit
 	count     Counters
 }
 

@@ -43,6 +43,7 @@ func (s *Store) Submit(t *osd.Txn, done func(error)) {
 	if err == nil {
 		err = s.apply(pl)
 	}
+	s.dropBases()
 	if err != nil {
 		s.fail(err)
 		if s.closing { // the loops that tell may have gone home
