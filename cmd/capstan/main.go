@@ -59,7 +59,7 @@ func root() *cobra.Command {
 	pg := monWords("pg", "Show and examine placement groups", pgWords)
 	pg.AddCommand(scrubCmds()...)
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
-	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
+	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), osdFsckCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
 	pg.AddCommand(pgQueryCmd())
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())

@@ -16,6 +16,9 @@ type File interface {
 	Truncate(size int64) error
 	Sync() error // bytes and size, as fdatasync
 	Size() (int64, error)
+	// Punch gives the space of a range back; it reads as zeros. As durable as a write, and an error
+	// where the file system cannot.
+	Punch(off, n int64) error
 	Close() error
 }
 
@@ -32,6 +35,22 @@ type FS interface {
 
 // OS is the real directory dir.
 func OS(dir string) FS { return osFS(dir) }
+
+// ReadOnly is the real directory dir, of which nothing can be changed.
+func ReadOnly(dir string) FS { return roFS{osFS(dir)} }
+
+type roFS struct{ osFS }
+
+func (d roFS) Open(name string) (File, error) { return d.open(name, os.O_RDONLY) }
+func (d roFS) Create(name string) (File, error) {
+	return nil, &fs.PathError{Op: "create", Path: d.path(name), Err: fs.ErrPermission}
+}
+func (d roFS) Rename(from, _ string) error {
+	return &fs.PathError{Op: "rename", Path: d.path(from), Err: fs.ErrPermission}
+}
+func (d roFS) Remove(name string) error {
+	return &fs.PathError{Op: "remove", Path: d.path(name), Err: fs.ErrPermission}
+}
 
 type osFS string
 
@@ -90,4 +109,12 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return st.Size(), nil
+}
+
+// Punch makes a hole.
+func (f osFile) Punch(off, n int64) error {
+	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n); err != nil {
+		return &fs.PathError{Op: "punch", Path: f.Name(), Err: err}
+	}
+	return nil
 }

@@ -80,8 +80,8 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 			})
 		}, ErrCorrupt, "wal: journal: log has lost"},
 		{"description of a newer format", func(d *crashdisk.Disk) error {
-			return d.Corrupt(superName, func(b []byte) []byte { return bytes.Replace(b, []byte(`"format": 1`), []byte(`"format": 2`), 1) })
-		}, ErrFormat, "store.json says format 2"},
+			return d.Corrupt(superName, func(b []byte) []byte { return bytes.Replace(b, []byte(`"format": 2`), []byte(`"format": 3`), 1) })
+		}, ErrFormat, "store.json says format 3"},
 		{"description of something else", func(d *crashdisk.Disk) error {
 			return d.Corrupt(superName, func([]byte) []byte { return []byte("hello") })
 		}, ErrForeign, "store.json"},

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -76,6 +77,26 @@ func checkHeader(f crashdisk.File, name, magic string, id wire.UUID) (int64, err
 }
 
 const giveUp = "the store cannot be opened: remove the directory and start this OSD again, it is refilled from its replicas"
+
+// growBlockFile gives the block file up to want bytes behind its header, if that is more than it
+// has, and returns what it has then. Its head says how long it was made; a longer file is one
+// that grew. It never shrinks.
+func growBlockFile(f crashdisk.File, made, want int64) (int64, error) {
+	have, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	size := max(made, (have-BlockBytes)/BlockBytes*BlockBytes)
+	want = min(want/BlockBytes, maxBlocks-1) * BlockBytes
+	if want <= size {
+		return size, nil
+	}
+	// Durable before a block behind the old end is given out, for its record may be durable soon.
+	if err := errors.Join(f.Truncate(want+BlockBytes), f.Sync()); err != nil {
+		return 0, fmt.Errorf("%s: grow from %d to %d bytes: %w", blockName, size, want, err)
+	}
+	return want, nil
+}
 
 func makeBlockFile(f crashdisk.File, id wire.UUID, size int64) error {
 	size = max(size/BlockBytes, 2) * BlockBytes

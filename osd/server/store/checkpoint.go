@@ -15,7 +15,7 @@ import (
 // sync the block file. (3) Wait until the log is durable up to the noted end: the database
 // must not be ahead of it. (4) One database transaction with all changes and the log's new
 // beginning. (5) Under mu again: let go of buffers and pairs; what was freed before the freeze
-// becomes free, the log before the noted end is room. A crash before (4) leaves the old state
+// is given back and becomes free, the log before the noted end is room (space.go). A crash before (4) leaves the old state
 // and a log that leads from there to here; the blocks of (1) are then free again.
 
 // frozenBuf is a buffer on its way to the block file.
@@ -66,7 +66,7 @@ func (s *Store) checkpoint() error {
 		s.mu.Unlock()
 		return nil
 	}
-	if s.w.End() == s.header.Expire.Pos {
+	if s.w.End() == s.header.Expire.Pos && !s.moved {
 		s.ckptCount++ // nothing was submitted since the last one
 		s.room.Broadcast()
 		s.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *Store) checkpoint() error {
 // freeze collects what the checkpoint will store. Caller holds mu.
 func (s *Store) freeze() *checkpoint {
 	c := &checkpoint{mark: s.w.Mark(), batch: newBatch(), freed: s.freed, n: s.nfreed}
-	s.freed, s.nfreed = nil, 0
+	s.freed, s.nfreed, s.moved = nil, 0, false
 	for _, id := range s.deadOmap {
 		c.batch.drop = append(c.batch.drop, prefix{bktOmap, omapKey(id, "")})
 	}
@@ -236,13 +236,26 @@ func (s *Store) finish(c *checkpoint, h journal.Header) {
 	s.count.Checkpoints++
 	s.mu.Unlock()
 
-	s.reuse.Lock() // no reader has a freed block in hand
+	s.reuse.Lock() // no reader has a freed block in hand, and none will get one
 	s.mu.Lock()
+	chunks, taken := s.giveBack(c.freed)
+	s.mu.Unlock()
+	s.reuse.Unlock()
+	punched, ok := s.punch(chunks)
+
+	s.mu.Lock()
+	s.count.Punched += punched
+	s.noPunch = s.noPunch || !ok
 	for _, e := range c.freed {
+		s.alloc.release(e)
+	}
+	for _, e := range taken {
 		s.alloc.release(e)
 	}
 	s.ckptBusy = false
 	s.room.Broadcast()
 	s.mu.Unlock()
-	s.reuse.Unlock()
+	if o := scattered(c.objs, s.o.MaxRuns); o != nil {
+		s.gather(o)
+	}
 }

@@ -72,7 +72,7 @@ func (h *history) regen(rng *rand.Rand, s *Store, round uint64) {
 
 func crashOptions(disk *crashdisk.Disk) Options {
 	return Options{Create: true, FS: disk, Bytes: 640 << 10, WALBytes: 64 << 10, Limits: journal.Limits{Run: 4 << 10, Record: 4 << 10},
-		DirtyBytes: 64 << 10, DirtyObjects: 8, CacheObjects: 16, DirectBytes: 8 << 10, CheckpointMax: -1}
+		DirtyBytes: 64 << 10, DirtyObjects: 8, CacheObjects: 16, DirectBytes: 8 << 10, MaxRuns: 1, CheckpointMax: -1}
 }
 
 // Crash at the n-th I/O of a run, for every n: making the store, transactions, checkpoints,

@@ -23,8 +23,9 @@ const (
 	makingName = "store.making" // exists while a store is being made
 )
 
-// FormatVersion is the version of everything below a store's directory.
-const FormatVersion = 1
+// FormatVersion is the version of everything below a store's directory. 2: values of meta.db
+// end with a checksum.
+const FormatVersion = 2
 
 // super is store.json: text, so that a person can tell what the directory is.
 type super struct {
@@ -143,16 +144,8 @@ func prepare(dir crashdisk.FS, makeMeta func() error, o Options) (sp super, made
 			return sp, false, err
 		}
 	}
-	text, err := readAll(dir, superName)
-	if err != nil {
+	if sp, err = readSuper(dir); err != nil {
 		return sp, false, err
-	}
-	if err := json.Unmarshal(text, &sp); err != nil || sp.What != superWhat {
-		return sp, false, fmt.Errorf("%w: %s is no description of an object store (%v)", ErrForeign, superName, err)
-	}
-	if sp.Format != FormatVersion {
-		return sp, false, fmt.Errorf("%w: %s says format %d, this program knows %d; use the version of Capstan that made it or a newer one",
-			ErrFormat, superName, sp.Format, FormatVersion)
 	}
 	if want := hex.EncodeToString(o.Cluster[:]); !o.Cluster.IsZero() && sp.Cluster != "" && sp.Cluster != want {
 		return sp, false, fmt.Errorf("%w: %s belongs to cluster %s, not %s; give another directory", ErrForeign, superName, sp.Cluster, want)
@@ -161,6 +154,21 @@ func prepare(dir crashdisk.FS, makeMeta func() error, o Options) (sp super, made
 		return sp, false, fmt.Errorf("%w: %s belongs to %s, not %s; give another directory", ErrForeign, superName, sp.Owner, o.Owner)
 	}
 	return sp, false, nil
+}
+
+func readSuper(dir crashdisk.FS) (sp super, err error) {
+	text, err := readAll(dir, superName)
+	if err != nil {
+		return sp, err
+	}
+	if err := json.Unmarshal(text, &sp); err != nil || sp.What != superWhat {
+		return sp, fmt.Errorf("%w: %s is no description of an object store (%v)", ErrForeign, superName, err)
+	}
+	if sp.Format != FormatVersion {
+		return sp, fmt.Errorf("%w: %s says format %d, this program knows %d; use the version of Capstan that made it or a newer one",
+			ErrFormat, superName, sp.Format, FormatVersion)
+	}
+	return sp, nil
 }
 
 func (sp super) uuid() (u wire.UUID, err error) {

@@ -3,7 +3,11 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
 	"sort"
 	"sync/atomic"
 
@@ -84,12 +88,92 @@ func omapKey(id uint64, key string) []byte {
 
 // ---- bbolt -----------------------------------------------------------------------------
 
+// boltDB adds what bbolt lacks: a checksum on every value, of its bucket and key too, so that
+// a flipped bit is an error that names them and not another value; and an error instead of a
+// panic where a page makes no sense.
 type boltDB struct{ db *bbolt.DB }
 
-// openBolt opens or makes meta.db; its file lock also keeps a second process out of the store.
+const sumBytes = 4
 
-func openBolt(path string, timeout *bbolt.Options) (metaDB, error) {
-	db, err := bbolt.Open(path, 0o600, timeout)
+func metaSum(bucket byte, key, val []byte) uint32 {
+	sum := crc32.Update(0, castagnoli, []byte{bucket})
+	return crc32.Update(crc32.Update(sum, castagnoli, key), castagnoli, val)
+}
+
+// unsum cuts the checksum off and verifies it.
+func unsum(bucket byte, key, v []byte) ([]byte, error) {
+	if n := len(v) - sumBytes; n >= 0 && binary.LittleEndian.Uint32(v[n:]) == metaSum(bucket, key, v[:n]) {
+		return v[:n:n], nil
+	}
+	return nil, fmt.Errorf("%w: %s: %s has a bad checksum", ErrCorrupt, metaName, describeKey(bucket, key))
+}
+
+// describeKey says what a value of meta.db is.
+func describeKey(bucket byte, k []byte) string {
+	switch {
+	case bucket == bktState:
+		return fmt.Sprintf("the store's %q", k)
+	case bucket == bktOmap && len(k) >= 8:
+		return fmt.Sprintf("key %q of omap %d", k[8:], binary.BigEndian.Uint64(k))
+	case len(k) < 8:
+	case bucket == bktPG:
+		return fmt.Sprintf("the head of pg %v", pgOfKey(k))
+	case bucket == bktMeta:
+		return fmt.Sprintf("value %q of pg %v", k[8:], pgOfKey(k))
+	case bucket == bktLog && len(k) == 24:
+		return fmt.Sprintf("log entry %v of pg %v", versionAt(k[8:]), pgOfKey(k))
+	case bucket == bktObj:
+		return fmt.Sprintf("the record of pg %v object %q", pgOfKey(k), k[8:])
+	}
+	return fmt.Sprintf("key %x of bucket %c", k, bucket)
+}
+
+// asError makes an error of bbolt's panic over a page.
+func asError(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: %s: %v", ErrCorrupt, metaName, r)
+	}
+}
+
+// metaFits refuses a database file that is shorter than its head says: bbolt would run over
+// the end of the mapping. The head is the newer of two, in the first two pages: 16 bytes of
+// page header, then magic, version, page size, flags (4 each), root (16), free list (8), and
+// the number of pages in use.
+func metaFits(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 { // about to be made
+		return err
+	}
+	b := make([]byte, 128)
+	page := int64(os.Getpagesize())
+	for at := int64(0); at < 2*page; at += page {
+		n, _ := f.ReadAt(b, at)
+		if n < len(b) {
+			return fmt.Errorf("%w: %s is cut: %d bytes", ErrCorrupt, metaName, st.Size())
+		}
+		if binary.NativeEndian.Uint32(b[16:]) != 0xED0CDAED { // bbolt says what is wrong with it
+			continue
+		}
+		size := uint64(binary.NativeEndian.Uint32(b[24:]))
+		if pages := binary.NativeEndian.Uint64(b[56:]); size == uint64(page) && pages > uint64(st.Size())/size {
+			return fmt.Errorf("%w: %s is cut: %d bytes, its head says %d pages of %d", ErrCorrupt, metaName, st.Size(), pages, size)
+		}
+	}
+	return nil
+}
+
+// openBolt opens or makes meta.db; its file lock also keeps a second process out of the store.
+func openBolt(path string, o *bbolt.Options) (_ metaDB, err error) {
+	defer asError(&err)
+	if err := metaFits(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	db, err := bbolt.Open(path, 0o600, o)
 	if err != nil {
 		return nil, err
 	}
@@ -109,25 +193,40 @@ func openBolt(path string, timeout *bbolt.Options) (metaDB, error) {
 }
 
 func (m *boltDB) get(bucket byte, key []byte) (val []byte, err error) {
+	defer asError(&err)
 	err = m.db.View(func(tx *bbolt.Tx) error {
-		if v := tx.Bucket([]byte{bucket}).Get(key); v != nil {
+		v := tx.Bucket([]byte{bucket}).Get(key)
+		if v == nil {
+			return nil
+		}
+		v, err := unsum(bucket, key, v)
+		if err == nil {
 			val = append([]byte{}, v...)
 		}
-		return nil
+		return err
 	})
 	return val, err
 }
 
-func (m *boltDB) scan(bucket byte, from []byte, fn func(k, v []byte) bool) error {
+func (m *boltDB) scan(bucket byte, from []byte, fn func(k, v []byte) bool) (err error) {
+	defer asError(&err)
 	return m.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte{bucket}).Cursor()
-		for k, v := c.Seek(from); k != nil && fn(k, v); k, v = c.Next() {
+		for k, v := c.Seek(from); k != nil; k, v = c.Next() {
+			v, err := unsum(bucket, k, v)
+			if err != nil {
+				return err
+			}
+			if !fn(k, v) {
+				return nil
+			}
 		}
 		return nil
 	})
 }
 
-func (m *boltDB) update(b *batch) error {
+func (m *boltDB) update(b *batch) (err error) {
+	defer asError(&err)
 	b.sort()
 	return m.db.Update(func(tx *bbolt.Tx) error {
 		for _, p := range b.drop {
@@ -146,7 +245,8 @@ func (m *boltDB) update(b *batch) error {
 				if p.val == nil {
 					err = bk.Delete(p.key)
 				} else {
-					err = bk.Put(p.key, p.val)
+					v := append(make([]byte, 0, len(p.val)+sumBytes), p.val...)
+					err = bk.Put(p.key, binary.LittleEndian.AppendUint32(v, metaSum(name, p.key, p.val)))
 				}
 				if err != nil {
 					return fmt.Errorf("bucket %c: %w", name, err)

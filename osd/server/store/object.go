@@ -25,6 +25,7 @@ type object struct {
 	refs     []ref           // may be shorter than size
 	bufs     map[uint32]*buf // small writes not yet in the block file
 	used     uint32          // blocks with a ref or a buffer
+	runs     uint32          // of side by side blocks, when it was last encoded
 	dirty    bool            // changed since the last checkpoint began
 	flushing bool            // part of the checkpoint under way
 
@@ -122,6 +123,7 @@ func (o *object) encode() []byte {
 		hole = 0
 		i += n - 1
 	}
+	o.runs = uint32(len(runs))
 	b = binary.AppendUvarint(b, uint64(len(runs)))
 	for _, r := range runs {
 		b = binary.AppendUvarint(b, uint64(r.hole))

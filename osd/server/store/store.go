@@ -36,7 +36,7 @@ var (
 // Options of Open. The zero value of a field takes the default.
 type Options struct {
 	Create  bool      // make a store when the directory is empty
-	Bytes   int64     // size of the block file of a new store; default 1 GiB, sparse
+	Bytes   int64     // size of the block file: a new one is made so large, sparse, a smaller one grows; default 1 GiB
 	Cluster wire.UUID // recorded in a new store and compared with an old one's, when set
 	Owner   string    // likewise: "osd.0"
 
@@ -46,6 +46,7 @@ type Options struct {
 	DirtyObjects  int            // changed objects and keys that start a checkpoint; default 4096
 	CacheObjects  int            // unchanged object records kept in memory; default 16384
 	DirectBytes   int            // whole blocks of at least this many bytes go straight to the block file; default 32 KiB
+	MaxRuns       int            // an object in more pieces than that is put together (space.go); default 64
 	CheckpointMax time.Duration  // a checkpoint at least this often while something changed; default 5 s, < 0: never
 	FS            crashdisk.FS   // default: the directory itself
 	Rand          io.Reader      // default: crypto/rand
@@ -71,6 +72,7 @@ func (o *Options) fill(dir string) {
 	def(&o.CacheObjects, 16384)
 	o.CacheObjects = max(o.CacheObjects, 16)
 	def(&o.DirectBytes, 32<<10)
+	def(&o.MaxRuns, 64)
 	if o.CheckpointMax == 0 {
 		o.CheckpointMax = 5 * time.Second
 	}
@@ -135,6 +137,8 @@ type Store struct {
 	frozen    []*frozenBuf
 	spareBufs []*buf
 	bases     []base // read by Damaged for the next Submit
+	noPunch   bool   // the file system makes no holes
+	moved     bool   // an object waits for the next checkpoint to put it together
 	count     Counters
 }
 
@@ -155,6 +159,8 @@ type Counters struct {
 	Checkpoints uint64
 	Replayed    uint64 // log records at Open
 	BadBlocks   uint64
+	Punched     uint64     // bytes of the block file given back to the file system
+	Moved       uint64     // bytes written anew to put a scattered object together
 	CommitTook  watch.Hist // a write of the log with its fdatasync
 }
 
@@ -210,6 +216,9 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	}
 	size, err := checkHeader(s.data.f, blockName, blockMagic, s.uuid)
 	if err != nil {
+		return nil, err
+	}
+	if size, err = growBlockFile(s.data.f, size, o.Bytes); err != nil {
 		return nil, err
 	}
 	s.alloc = newAllocator(uint32(size/BlockBytes) + 1)
