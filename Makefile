@@ -58,5 +58,5 @@ diagrams docs: ## pages that come out of tables
 	$(GO) test ./locker ./internal/wrong -run 'Fresh|Docs|Diagram' -rewrite
 
 .PHONY: explore
-explore: ## every state of all lock worlds, with counts: about half an hour on two cores, 3 GB
+explore: ## every state of all lock worlds, with counts: about an hour on one core, 8 GB
 	CAPSTAN_EXPLORE=1 $(GO) test -count=1 -v -timeout 3h -parallel 2 -run 'Explore|Crowd|Ranks' ./locker

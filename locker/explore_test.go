@@ -47,8 +47,8 @@ var configs = []config{
 	{class: "file", typ: IFile, replicas: 1, dynamic: true, clients: "a", states: 889920, moves: 6588235},
 	{class: "file", typ: IFile, replicas: 1, clients: "a", freeze: true, states: 92659, moves: 608052},
 	{class: "file", typ: IFile, clients: "a", room: 3, states: 30214, moves: 161922},
-	{class: "file", typ: IFile, replicas: 2, dynamic: true, clients: "a", reference: 22658245},
-	{class: "file", typ: IFile, clients: "aaa"},
+	{class: "file", typ: IFile, replicas: 2, dynamic: true, clients: "a", reference: 22658245, states: 49429784, moves: 466041754},
+	{class: "file", typ: IFile, clients: "aaa", states: 9239337, moves: 113604673},
 }
 
 func (c *config) String() string {
