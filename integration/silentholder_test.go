@@ -1,0 +1,247 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/integration/harness"
+)
+
+// A client that is stopped (SIGSTOP), or whose host is cut off, while it may write a file in one
+// of three ways. What each makes others wait is bounded by the knobs (V4; docs/locks.md):
+//
+//	max(R + F, (V + V/3)·1.01)
+//
+// with V session_validity, R revoke_deadline and F the fence: one change of the OSD map at the
+// monitors, the end of the session in the rank's journal, and a look at the file's last objects.
+const (
+	silentV = 3 * time.Second
+	silentR = 2 * time.Second
+)
+
+// A cluster of our own takes some milliseconds for F; how long a loaded machine takes for that,
+// and for our own wake-up, is not what this is about.
+const silentAllowance = 20 * time.Second
+
+func silentBound() time.Duration {
+	return max(silentR, (silentV+silentV/3)*101/100) + silentAllowance
+}
+
+// silentCase is how the holder comes to hold what it holds.
+type silentCase struct {
+	holds string // file bits that it must have …
+	lacks string // … and must not
+	begin func(s *silentScene)
+	late  func(s *silentScene) error // what it is in the middle of when it wakes
+}
+
+type silentScene struct {
+	t      *testing.T
+	c      *harness.Cluster
+	name   string
+	holder string   // mountpoint
+	ours   string   // path as the holder sees it
+	theirs string   // as another host does
+	f, g   *os.File // the holder's; and in Fw the other's
+}
+
+var silentCases = map[string]silentCase{
+	// Others write the file, too: each write goes to the OSDs.
+	"Fw": {holds: "w", lacks: "xb", begin: func(s *silentScene) {
+		if s.g == nil {
+			var err error
+			s.g, err = os.OpenFile(s.theirs, os.O_RDWR, 0)
+			must(s.t, err)
+			s.t.Cleanup(func() { s.g.Close() })
+		}
+		for _, f := range []*os.File{s.g, s.f} {
+			_, err := f.WriteAt([]byte("old"), 0)
+			must(s.t, err)
+		}
+	}, late: func(s *silentScene) error { _, err := s.f.WriteAt([]byte("LATE"), 0); return err }},
+	// It is alone, and has bytes that are nowhere else.
+	"Fb": {holds: "xwb", begin: func(s *silentScene) {
+		_, err := s.f.WriteAt([]byte("old, and LATE"), 0)
+		must(s.t, err)
+	}, late: func(s *silentScene) error { return s.f.Sync() }},
+	// It is alone, and only the times are its own to tell.
+	"Fx": {holds: "x", begin: func(s *silentScene) {
+		must(s.t, s.f.Sync())
+		must(s.t, os.Chtimes(s.ours, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+	}, late: func(s *silentScene) error { return s.f.Sync() }},
+}
+
+// capsOf is what the rank says that a mount may use of a file: by number, since who looks for a
+// path asks for attributes.
+func capsOf(t *testing.T, c *harness.Cluster, ino uint64, mnt string) string {
+	t.Helper()
+	var v struct {
+		Caps []struct{ Host, Issued string }
+	}
+	must(t, json.Unmarshal([]byte(c.Must("caps", "--json", "--conf", c.Conf(), fmt.Sprintf("%#x", ino))), &v))
+	for _, r := range v.Caps {
+		if strings.Contains(r.Host, mnt) {
+			_, f, _ := strings.Cut(r.Issued, "F")
+			return f
+		}
+	}
+	return ""
+}
+
+func TestSilentHolders(t *testing.T) {
+	c := harness.Up(t, harness.Args("--osds", "1", "--session-validity", silentV.String(), "--revoke-deadline", silentR.String()))
+	other := c.Mount()
+	ways := []struct {
+		name  string
+		ready func(t *testing.T) (mount func(...string) string, silence func(mnt string), wake func(mnt string))
+	}{
+		{"stopped", func(t *testing.T) (func(...string) string, func(string), func(string)) {
+			sig := func(s syscall.Signal) func(string) {
+				return func(mnt string) { must(t, syscall.Kill(server(t, c, mnt), s)) }
+			}
+			return c.Mount, sig(syscall.SIGSTOP), sig(syscall.SIGCONT)
+		}},
+		{"cut", func(t *testing.T) (func(...string) string, func(string), func(string)) {
+			h := c.NewHost(t)
+			return h.Mount, func(string) { h.Cut() }, func(string) { h.Heal() }
+		}},
+	}
+	for _, way := range ways {
+		for bits, sc := range silentCases {
+			t.Run(way.name+"/"+bits, func(t *testing.T) {
+				mount, silence, wake := way.ready(t)
+				holder := mount("--dirty-expire", "1m", "--caps-wanted-delay", "1h") // it says nothing by itself
+				t.Parallel()                                                         // the waits run beside each other
+				name := way.name + bits
+				s := &silentScene{t: t, c: c, name: name, holder: holder, ours: filepath.Join(holder, name), theirs: filepath.Join(other, name)}
+				silentHolder(s, sc, silence, wake)
+			})
+		}
+	}
+}
+
+func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
+	t := s.t
+	must(t, os.WriteFile(s.ours, []byte("old"), 0o644))
+	var err error
+	s.f, err = os.OpenFile(s.ours, os.O_RDWR, 0)
+	must(t, err)
+	defer s.f.Close()
+	must(t, s.f.Sync())
+	fi, err := s.f.Stat()
+	must(t, err)
+	within(t, 30, "the holder has F"+sc.holds, func() bool {
+		sc.begin(s)
+		has := capsOf(t, s.c, fi.Sys().(*syscall.Stat_t).Ino, s.holder)
+		for _, b := range sc.holds {
+			if !strings.ContainsRune(has, b) {
+				return false
+			}
+		}
+		return !strings.ContainsAny(has, sc.lacks)
+	})
+	silence(s.holder)
+	woken := sync.OnceFunc(func() { wake(s.holder) })
+	defer woken()
+	began := time.Now()
+
+	// A file that another mount keeps waiting for is read, and then changed.
+	if _, err = os.ReadFile(s.theirs); err == nil {
+		err = os.Chmod(s.theirs, 0o600)
+	}
+	waited := time.Since(began)
+	must(t, err)
+	t.Logf("waited %v", waited.Round(time.Millisecond))
+	if waited < silentR {
+		t.Errorf("the wait ended after %v, before the fence can have begun", waited)
+	}
+	if limit := silentBound(); waited > limit {
+		t.Errorf("the wait took %v, the bound is %v: %s", waited, limit, s.c.Why())
+	}
+	must(t, os.WriteFile(s.theirs, []byte("new"), 0o600))
+	stamp := time.Unix(1.5e9, 0)
+	must(t, os.Chtimes(s.theirs, stamp, stamp))
+	changed := time.Now()
+
+	// What it is about to do when it comes back, and its readers, begin before.
+	late := make(chan error, 1)
+	go func() { late <- sc.late(s) }()
+	stop := make(chan struct{})
+	seen := make(chan error, 1)
+	go func() { seen <- holdersReader(s, changed, stop) }()
+	time.Sleep(100 * time.Millisecond) // nothing rests on it: they may begin after the wake-up as well
+	woken()
+
+	var lateErr error
+	select {
+	case lateErr = <-late:
+	case <-time.After(60 * time.Second):
+		t.Fatal("the late write hangs")
+	}
+	select {
+	case err := <-seen:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(60 * time.Second):
+		close(stop)
+		t.Fatal("the holder's reader never saw the new bytes")
+	}
+	// A write that was asked for before and said that it failed must not be there. One that the
+	// mount's next life has done is a new one, and then everybody sees it.
+	for _, p := range []string{s.theirs, s.ours} {
+		got, err := os.ReadFile(p)
+		must(t, err)
+		want := "new"
+		if s.lateIsWrite(sc) && lateErr == nil {
+			want = "LATE"
+		}
+		if string(got) != want {
+			t.Errorf("%s has %q, want %q; the late write said: %v", p, got, want, lateErr)
+		}
+		st, err := os.Stat(p)
+		must(t, err)
+		if want == "new" && !st.ModTime().Equal(stamp) || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mtime %v mode %v, want %v 0600", p, st.ModTime(), st.Mode(), stamp)
+		}
+	}
+	if !s.lateIsWrite(sc) && lateErr == nil {
+		t.Error("fsync says that all is well, and what the mount held was lost with its session")
+	}
+}
+
+func (s *silentScene) lateIsWrite(sc silentCase) bool { return sc.holds == "w" }
+
+// holdersReader reads on the silent mount until it sees the new bytes. A read that began after
+// the change had returned may fail; it may not show what was there before.
+func holdersReader(s *silentScene, changed time.Time, stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		b := make([]byte, 16)
+		began := time.Now()
+		n, err := unix.Pread(int(s.f.Fd()), b, 0) // one system call: ReadAt goes on behind a short one
+		got := string(b[:max(n, 0)])
+		switch {
+		case n > 0 && strings.HasPrefix(got, "old") && began.After(changed):
+			return fmt.Errorf("a read %v after the change had returned shows %q", began.Sub(changed), got)
+		case n > 0 && (got == "new" || strings.HasPrefix(got, "LATE")):
+			return nil
+		case n > 0 && !strings.HasPrefix(got, "old"):
+			return fmt.Errorf("a read shows %q, which was never there (%v)", got, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
