@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -17,6 +18,7 @@ func (c *capClient) claims(names map[wire.Ino]string) *wire.Reconnect {
 			m.Caps = append(m.Caps, wire.ReconnectCap{Ino: ino, Parent: wire.RootIno, Name: name, Issued: k.bits, Wanted: c.want[ino]})
 		}
 	}
+	slices.SortFunc(m.Caps, func(a, b wire.ReconnectCap) int { return cmp.Compare(a.Ino, b.Ino) })
 	return m
 }
 

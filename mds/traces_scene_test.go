@@ -24,6 +24,7 @@ import (
 //	journal has J2      it is durable
 //	c1 ← grant f …      a message reaches a client
 //	c1 held: reply … behind J2   an effect whose stamp is not durable yet (ES)
+//	c1 → create /f replay given inode 7   sent again to the next rank, with the number it was given
 //
 // Journal writes end by themselves until `disk slow`; then by `journal`.
 
@@ -34,10 +35,12 @@ type traceWorld struct {
 	names map[wire.Ino]string
 	ends  []journal.Pos       // where the n-th journal write of the scene ends
 	moved map[wire.Tid]string // renames under way, by tid of their client: the new name
+	gone  int                 // journal writes submitted by ranks that are gone
+	asked map[*capClient][]wire.Request
 }
 
 func newTraceWorld(t *testing.T) scene.World {
-	w := &traceWorld{capWorld: newCapWorld(t), names: map[wire.Ino]string{wire.RootIno: "/"}, moved: map[wire.Tid]string{}}
+	w := &traceWorld{capWorld: newCapWorld(t), names: map[wire.Ino]string{wire.RootIno: "/"}, moved: map[wire.Tid]string{}, asked: map[*capClient][]wire.Request{}}
 	w.r.engine.Trace = func(l *locker.Lock, _, to string) { w.say("%s %v %s", w.object(l), l.Type(), to) }
 	w.spy = spy{toClient: w.toClient, fromClient: w.fromClient, lost: w.lost, journal: w.wrote, fenced: w.fence}
 	return w
@@ -70,7 +73,7 @@ func (w *traceWorld) path(dir wire.Ino, name string) string {
 // at names the journal write whose end makes a stamp durable.
 func (w *traceWorld) at(p journal.Pos) string {
 	i := sort.Search(len(w.ends), func(i int) bool { return w.ends[i] >= p })
-	return fmt.Sprintf("J%d", i+1)
+	return fmt.Sprintf("J%d", w.gone+i+1)
 }
 
 func (w *traceWorld) wrote(off journal.Pos, n int, done bool) {
@@ -80,7 +83,7 @@ func (w *traceWorld) wrote(off journal.Pos, n int, done bool) {
 		return
 	}
 	w.ends = append(w.ends, end)
-	w.say("journal ← J%d", len(w.ends))
+	w.say("journal ← J%d", w.gone+len(w.ends))
 }
 
 func (w *traceWorld) fence(inst wire.Instance, e wire.Epoch) {
@@ -102,6 +105,15 @@ func (w *traceWorld) fromClient(c *capClient, _ wire.Tid, m wire.Message) {
 		if m.Want != 0 {
 			s += fmt.Sprintf(" wanted %v", m.Want)
 		}
+		if m.Flags&wire.ReqReplay != 0 {
+			s += fmt.Sprintf(" tid %d replay", m.Tid)
+		}
+		if m.Flags&wire.ReqRetry != 0 {
+			s += " retry"
+		}
+		if m.GivenIno != 0 {
+			s += " given " + w.name(m.GivenIno)
+		}
 		w.say("%s → %s", c.name, s)
 	case *wire.CapUpdate:
 		s := fmt.Sprintf("update %s retained %v", w.name(m.Ino), m.Retained)
@@ -111,6 +123,12 @@ func (w *traceWorld) fromClient(c *capClient, _ wire.Tid, m wire.Message) {
 		w.say("%s → %s", c.name, s)
 	case *wire.LeaseAck:
 		w.say("%s → lease of %s given up", c.name, w.path(m.Dir, m.Name))
+	case *wire.Reconnect:
+		s := "reconnect"
+		for _, k := range m.Caps {
+			s += fmt.Sprintf(", has %s caps %v", w.name(k.Ino), k.Issued)
+		}
+		w.say("%s → %s", c.name, s)
 	case *wire.SessionOpen, *wire.Renew:
 	default:
 		w.say("%s → %v", c.name, m.WireType())
@@ -149,6 +167,8 @@ func (w *traceWorld) message(m wire.Message) string {
 		return fmt.Sprintf("safe up to tid %d", m.Tid)
 	case *wire.Evicted:
 		return "evicted: " + m.Reason
+	case *wire.Reconnected:
+		return map[bool]string{true: "reconnected", false: "reconnected: not known"}[m.Known]
 	case *wire.SessionOpened, *wire.RenewAck:
 		return ""
 	}
@@ -253,6 +273,13 @@ func (w *traceWorld) command(c scene.Command) error {
 			}
 		}
 		return fmt.Errorf("no journal write is under way")
+	case "rank": // rank dies: with all that is not durable, and all that is under way; the next one begins
+		w.gone += len(w.ends)
+		w.ends, w.slowDisk = nil, false
+		w.crash(w.r.cfg.Epoch + 1)
+		w.r.engine.Trace = func(l *locker.Lock, _, to string) { w.say("%s %v %s", w.object(l), l.Type(), to) }
+		w.say("the rank is %v", w.state)
+		return nil
 	case "pass": // pass ms=10
 		ms, err := strconv.Atoi(c.Opt("ms"))
 		if err != nil {
@@ -294,7 +321,11 @@ func (w *traceWorld) split(path string) (wire.Ino, string, error) {
 
 // clientDoes: c1 create /f want=w | open f want=r | lookup /f | stat f | readdir / | …
 func (w *traceWorld) clientDoes(cl *capClient, c scene.Command) error {
-	ask := func(q wire.Request) { cl.request(q) }
+	ask := func(q wire.Request) {
+		i := len(w.asked[cl])
+		w.asked[cl] = append(w.asked[cl], q)
+		w.asked[cl][i].Tid = cl.request(q)
+	}
 	switch verb, arg := c.Args[0], c.Args[1:]; verb {
 	case "create", "mkdir", "lookup", "unlink":
 		dir, name, err := w.split(arg[0])
@@ -327,6 +358,32 @@ func (w *traceWorld) clientDoes(cl *capClient, c scene.Command) error {
 		}
 		cl.mute = false
 		cl.send(0, &wire.LeaseAck{Dir: dir, Name: name, Seq: cl.lastRevoked})
+	case "reconnects": // its unsafe requests in tid order, then all that it holds
+		names := map[wire.Ino]string{}
+		for i, n := range w.names {
+			names[i] = strings.TrimPrefix(n, "/")
+		}
+		for _, q := range w.asked[cl] {
+			if !q.Op.Mutates() || q.Tid <= cl.safe || cl.reply[q.Tid] == nil {
+				continue
+			}
+			if t := cl.reply[q.Tid].Target; t != nil {
+				q.GivenIno = t.Ino
+			}
+			q.Flags |= wire.ReqReplay
+			cl.send(q.Tid, &q)
+		}
+		cl.send(0, cl.claims(names))
+		w.say("the rank is %v", w.state)
+	case "retries": // what nobody answered
+		for _, q := range w.asked[cl] {
+			if cl.reply[q.Tid] == nil {
+				q.Flags |= wire.ReqRetry
+				cl.send(q.Tid, &q)
+			}
+		}
+	case "hears":
+		cl.mute, cl.deaf = false, false
 	case "mute", "deaf":
 		cl.mute, cl.deaf = true, verb == "deaf"
 	default:
