@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -326,7 +327,14 @@ func TestReconnectKeepsCapsAndLocks(t *testing.T) {
 // A session that does not reconnect is fenced before the rank goes on, its range recovered;
 // until its kernel must have forgotten, nothing it may cache changes.
 func TestSilentSessionAtTakeover(t *testing.T) {
+	for grace, want := range map[int64]int64{0: 23, 3e9: 23, 30e9: 50} { // (V + K + G)(1+ε) in s
+		t.Run(fmt.Sprint("G=", grace/1e9), func(t *testing.T) { silentAtTakeover(t, grace, want*1e9) })
+	}
+}
+
+func silentAtTakeover(t *testing.T, grace, want int64) {
 	w := newCapWorld(t)
+	w.grace = grace
 	c1, c2 := w.client("c1"), w.client("c2")
 	ino := c1.create("f", wW)
 	c1.write(ino, 1000)
@@ -347,11 +355,11 @@ func TestSilentSessionAtTakeover(t *testing.T) {
 		t.Fatalf("size %d", rep.Target.Attr.Size)
 	}
 	tid := c2.request(wire.Request{Op: wire.OpUnlink, Ino: wire.RootIno, Name: "f"})
-	for c2.reply[tid] == nil && w.now < start+60e9 {
+	for c2.reply[tid] == nil && w.now < start+90e9 {
 		w.pass(1e9)
 	}
-	if took := w.now - start; took < 22e9 || took > 26e9 {
-		t.Fatalf("the change came after %d ms", took/1e6)
+	if took := w.now - start; took < want || took > want+3e9 {
+		t.Fatalf("the change came after %d ms, want %d", took/1e6, want/1e6)
 	}
 }
 

@@ -31,7 +31,8 @@ type capWorld struct {
 	tick    int64
 	state   clustermap.RankState
 
-	slowDisk bool // journal writes end when asked to (one), everything else by itself
+	grace    int64 // G of the next rank, 0: its default
+	slowDisk bool  // journal writes end when asked to (one), everything else by itself
 	spy      spy
 }
 
@@ -130,7 +131,7 @@ func newCapWorld(t *testing.T) *capWorld {
 func (w *capWorld) boot(create bool, epoch wire.Epoch) {
 	w.pending = nil
 	w.r = New(Config{Rank: 0, Instance: wire.Instance{Kind: wire.KindMDS, Nonce: uint64(epoch)}, Incarnation: journal.Incarnation(epoch),
-		MetaPool: 1, DataPool: 2, Create: create, InoRanges: []uint64{1}, Barrier: w.epoch, Epoch: epoch, Check: true})
+		MetaPool: 1, DataPool: 2, Create: create, InoRanges: []uint64{1}, Barrier: w.epoch, Epoch: epoch, GraceNs: w.grace, Check: true})
 	blocked := map[wire.Instance]clustermap.BlockEntry{}
 	for inst := range w.fenced {
 		blocked[inst] = clustermap.BlockEntry{}

@@ -24,6 +24,7 @@ type Config struct {
 	QuietUntil  int64      // nothing is answered before (rule LS); monotonic ns
 
 	ValidityNs, RevokeNs int64 // V, R (4.7); 0: 15 s, 10 s
+	GraceNs              int64 // G, how long a rank that was replaced may go on answering (LS); 0: 3 s
 	LingerNs             int64 // how long an update that was answered early may wait for others to share its journal write; 0: not at all
 	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
@@ -43,6 +44,9 @@ func (c *Config) fill() {
 	}
 	if c.RevokeNs == 0 {
 		c.RevokeNs = 10e9
+	}
+	if c.GraceNs == 0 {
+		c.GraceNs = 3e9
 	}
 	if c.ObjectSize == 0 {
 		c.ObjectSize = 4 << 20

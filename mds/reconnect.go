@@ -230,8 +230,8 @@ func (r *Rank) tickReconnect() int64 {
 	return r.now + 1e9
 }
 
-// leaseGrace is G: three beacons of a second.
-func (r *Rank) leaseGrace() int64 { return 3e9 }
+// leaseGrace is G: for so long the rank before us may have acknowledged renewals.
+func (r *Rank) leaseGrace() int64 { return r.cfg.GraceNs }
 
 // maybeReconnected goes on when every session of before has spoken or is fenced.
 func (r *Rank) maybeReconnected() {
