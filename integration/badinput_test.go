@@ -61,7 +61,7 @@ func TestBadMountpointsAreRefused(t *testing.T) {
 
 func TestOptionsOfLaterIssuesAreRefused(t *testing.T) {
 	c := harness.Up(t)
-	for _, o := range [][]string{{"--ranks", "2"}, {"--standbys", "1"}} {
+	for _, o := range [][]string{{"--ranks", "2"}} {
 		refuses(t, c, []string{o[0]}, append([]string{"dev", "up", "--dir", t.TempDir()}, o...)...)
 	}
 	refuses(t, c, []string{"2 monitors", "odd"}, "dev", "up", "--dir", t.TempDir(), "--mons", "2")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,28 +15,46 @@ import (
 	"github.com/capstan-fs/capstan/msgr"
 )
 
-// serve runs one daemon in the foreground until a signal, or until it ends by itself.
-func serve(ctx context.Context, c *conf.Config, start func(*cluster.Env) (*cluster.Daemon, error)) error {
+// returnAfter is how long a daemon that ended by itself waits before its next life.
+const returnAfter = time.Second
+
+// serve runs one daemon in the foreground until a signal, or until it ends by itself for good. A
+// next life listens where the one before did: at is "" only for the first.
+func serve(ctx context.Context, c *conf.Config, start func(e *cluster.Env, at string) (*cluster.Daemon, error)) error {
 	log, err := cluster.Logger(c.LogLevel, os.Stderr)
 	if err != nil {
 		return err
 	}
 	env := &cluster.Env{Net: msgr.TCP(), Conf: c, Log: log}
 	env.ServeMetrics()
-	d, err := start(env)
-	if err != nil {
-		return err
-	}
 	cluster.WarnWrong(log, c)
-	log.Info().Str("daemon", d.Name).Str("addr", d.Addr).Int("pid", os.Getpid()).Msg("started")
-	cluster.TellParent(d.Addr, nil)
-	select {
-	case <-ctx.Done():
-		log.Info().Str("daemon", d.Name).Msg("stopping")
-		return d.Close()
-	case err := <-d.Failed:
-		_ = d.Close()
-		return fmt.Errorf("%s: %w", d.Name, err)
+	for at := ""; ; {
+		d, err := start(env, at)
+		if err != nil {
+			return err
+		}
+		log.Info().Str("daemon", d.Name).Str("addr", d.Addr).Int("pid", os.Getpid()).Msg("started")
+		if at == "" {
+			cluster.TellParent(d.Addr, nil)
+		}
+		select {
+		case <-ctx.Done():
+			log.Info().Str("daemon", d.Name).Msg("stopping")
+			return d.Close()
+		case err = <-d.Failed:
+		}
+		returns := d.Returns != nil && d.Returns(ctx, err)
+		_ = d.Close() // it has said why it ended
+		if !returns {
+			return fmt.Errorf("%s: %w", d.Name, err)
+		}
+		at = d.Addr
+		log.Warn().Str("daemon", d.Name).Err(err).Msg("comes back as a standby")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(returnAfter):
+		}
 	}
 }
 
@@ -55,8 +74,8 @@ func monCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
-				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), listen)
+			return serve(cmd.Context(), c, func(e *cluster.Env, at string) (*cluster.Daemon, error) {
+				return e.StartMon(cmd.Context(), name, orSetting(data, c.MonData), orSetting(at, listen))
 			})
 		}}
 	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osds", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data")
@@ -83,8 +102,8 @@ func osdCmd() *cobra.Command {
 				return err
 			}
 			lean.Run(cmd.Context(), osdProcs)
-			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
-				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(listen, c.OSDListen))
+			return serve(cmd.Context(), c, func(e *cluster.Env, at string) (*cluster.Daemon, error) {
+				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(at, orSetting(listen, c.OSDListen)))
 			})
 		}}
 	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osd_size", "osd_host", "osd_rack", "osd_class", "osd_lease", "repl_grace", "osd_heartbeat", "scrub_every")
@@ -106,8 +125,8 @@ func mdsCmd() *cobra.Command {
 			}
 			lean.Run(cmd.Context(), 0)
 			lean.Memory(int64(c.MDSMemory))
-			return serve(cmd.Context(), c, func(e *cluster.Env) (*cluster.Daemon, error) {
-				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(listen, c.MDSListen))
+			return serve(cmd.Context(), c, func(e *cluster.Env, at string) (*cluster.Daemon, error) {
+				return e.StartMDS(cmd.Context(), name, orSetting(data, c.MDSData), orSetting(at, orSetting(listen, c.MDSListen)))
 			})
 		}}
 	f.add(cmd, "log_level", "metrics_listen", "slow_op", "session_validity", "revoke_deadline", "beacon_interval", "mds_recovery_budget", "mds_cache_memory", "mds_max_caps_per_client", "object_size")

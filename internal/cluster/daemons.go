@@ -41,12 +41,15 @@ type Daemon struct {
 	Name, Role string
 	Addr       string
 	Failed     <-chan error // it ended by itself; nil: it never does
-	close      func() error
-	dir        *DataDir
-	admin      *admin.Registry
-	socket     *admin.Server
-	source     metrics.Source
-	env        *Env
+	// Returns says whether it should begin a new life after it ended by itself with err, before
+	// Close; nil: never.
+	Returns func(ctx context.Context, err error) bool
+	close   func() error
+	dir     *DataDir
+	admin   *admin.Registry
+	socket  *admin.Server
+	source  metrics.Source
+	env     *Env
 }
 
 // Close stops the daemon cleanly and gives its directory up.
@@ -228,6 +231,9 @@ func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, 
 			return explain("mds."+name, listen, "mds_listen", err)
 		}
 		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
+		d.Returns = func(ctx context.Context, err error) bool {
+			return errors.Is(err, mdsserver.ErrReplaced) && !run.NameTaken(ctx)
+		}
 		d.source = mdsMetrics(run)
 		run.Register(d.admin)
 		return nil

@@ -137,7 +137,22 @@ func (d *Dev) names() []string {
 	for i := range d.Conf.OSDs {
 		names = append(names, fmt.Sprintf("osd.%d", i))
 	}
-	return append(names, "mds.a")
+	for i := range 1 + d.Conf.Standbys {
+		names = append(names, "mds."+conf.MonName(i)) // a, b, … as with monitors
+	}
+	return names
+}
+
+// moreStandbys raises the number of standbys of an existing cluster.
+func (d *Dev) moreStandbys(n int) error {
+	switch {
+	case n == d.Conf.Standbys:
+		return nil
+	case n < d.Conf.Standbys:
+		return fmt.Errorf("%s is a cluster with %d standbys, not %d: leave --standbys away, or lower standbys in %s while it is down", d.Dir, d.Conf.Standbys, n, d.ConfPath())
+	}
+	d.Conf.Standbys = n
+	return d.Conf.Save(d.ConfPath())
 }
 
 // DevUp makes a cluster in dir, or starts the one that is there: every daemon that does not
@@ -174,6 +189,11 @@ func DevUp(ctx context.Context, dir string, over *conf.Overrides) (*Dev, error) 
 		return nil, err
 	}
 	defer lock.Close()
+	if over.Given("standbys") {
+		if err := d.moreStandbys(want.Standbys); err != nil {
+			return nil, err
+		}
+	}
 	for _, sub := range []string{"log", "run"} {
 		if err := os.MkdirAll(filepath.Join(d.Dir, sub), 0o755); err != nil {
 			return nil, err

@@ -25,6 +25,7 @@ type Status struct {
 	FSEpoch  wire.Epoch   `json:"fs_epoch"`
 	OSDs     []OSDStatus  `json:"osds"`
 	Ranks    []RankStatus `json:"ranks"`
+	Standbys []string     `json:"standbys"` // metadata daemons that wait for a rank
 	PGs      PGStatus     `json:"pgs"`
 	Fenced   int          `json:"fenced"` // instances in the blocklist
 
@@ -153,7 +154,7 @@ func (e *Env) Status(ctx context.Context) (*Status, error) {
 
 func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 	s := &Status{Cluster: om.Cluster.String(), OSDEpoch: om.Epoch, FSEpoch: fm.Epoch, Fenced: len(om.Blocklist),
-		OSDs: []OSDStatus{}, Ranks: []RankStatus{}}
+		OSDs: []OSDStatus{}, Ranks: []RankStatus{}, Standbys: []string{}}
 	for _, o := range om.OSDs {
 		s.OSDs = append(s.OSDs, OSDStatus{Name: fmt.Sprintf("osd.%d", o.ID), Up: o.Up, In: o.In, Addr: o.Addr, Total: o.Total, Used: o.Used})
 	}
@@ -162,6 +163,10 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 		s.Ranks = append(s.Ranks, RankStatus{Rank: int(r), Name: "mds." + strings.TrimPrefix(info.Daemon.Name, "mds."), State: info.State.String(), Addr: info.Daemon.Addr})
 	}
 	sort.Slice(s.Ranks, func(i, j int) bool { return s.Ranks[i].Rank < s.Ranks[j].Rank })
+	for _, d := range fm.Standbys {
+		s.Standbys = append(s.Standbys, "mds."+strings.TrimPrefix(d.Name, "mds."))
+	}
+	sort.Strings(s.Standbys)
 	s.PGs = countPGs(om)
 	s.Warnings = warnings(om, fm, s.PGs)
 	s.Health = "ok"
@@ -206,6 +211,9 @@ func (s *Status) Text() string {
 	}
 	for _, r := range s.Ranks {
 		fmt.Fprintf(&b, "rank %d   %s %s at %s\n", r.Rank, r.State, r.Name, r.Addr)
+	}
+	if len(s.Standbys) > 0 {
+		fmt.Fprintf(&b, "standby  %s\n", strings.Join(s.Standbys, ", "))
 	}
 	for _, o := range s.OSDs {
 		state := "up"

@@ -17,6 +17,7 @@ type Config struct {
 
 	Mons        int
 	OSDs        int
+	Standbys    int
 	OSDSize     uint64
 	MDSMemory   uint64 // mds_cache_memory
 	MDSMaxCaps  int    // mds_max_caps_per_client

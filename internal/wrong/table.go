@@ -64,7 +64,7 @@ var Faults = [numFaults]Info{
 	BlindGetlk:          {"blind-getlk", "rank", "F_GETLK finds nothing", "posix/getlk", true},
 	LockLostOnRestart:   {"lock-lost-on-restart", "rank", "locks that were held are gone after the rank's restart", "flock/failover", true},
 	WaiterLostOnRestart: {"waiter-lost-on-restart", "rank", "who waits for a lock when the rank restarts is never granted", "posix/failover", true},
-	QueueLostOnRestart:  {"queue-lost-on-restart", "rank", "the queue is turned round by the rank's restart", "ofd/failover", false},
+	QueueLostOnRestart:  {"queue-lost-on-restart", "rank", "the queue is turned round by the rank's restart", "ofd/failover", true},
 	InterruptLost:       {"interrupt-lost", "mount", "a wait that a signal ended stays in the queue, and is granted to nobody", "posix/interrupt", true},
 	CloseKeepsPosix:     {"close-keeps-posix", "mount", "a close does not drop the process's POSIX locks", "posix/close", true},
 	CloseDropsOFD:       {"close-drops-ofd", "mount", "closing a duplicate drops the OFD locks of the open file", "ofd/close", true},

@@ -153,6 +153,26 @@ func (d *Daemon) Instance() wire.Instance { return d.self.Instance }
 // its rank damaged.
 func (d *Daemon) Failed() <-chan error { return d.failed }
 
+// NameTaken reports, of a daemon that was replaced, whether another daemon of its own name has
+// its rank. Such a daemon must not come back: the newest life of a name is the one that counts,
+// so the two would take the rank from each other for ever.
+func (d *Daemon) NameTaken(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	m := d.mon.OSDMap()
+	for !m.IsBlocklisted(d.self.Instance) { // we heard it from an ack: the maps come behind it
+		var err error
+		if m, err = d.mon.WaitOSDEpoch(ctx, m.Epoch+1); err != nil {
+			return false
+		}
+	}
+	d.mu.Lock()
+	rank := d.num
+	d.mu.Unlock()
+	in, ok := d.mon.FSMap().Ranks[rank]
+	return ok && in.Daemon.Name == d.cfg.Name && in.Daemon.Instance != d.self.Instance
+}
+
 // State is where its rank is in its life.
 func (d *Daemon) State() clustermap.RankState {
 	d.mu.Lock()
