@@ -58,7 +58,7 @@ Exit status: 0 conformant, 1 not, 2 could not run.`,
 	f.Uint64Var(&cfg.Seed, "seed", 0, "repeat the random choices of a run (0: draw one; every report names its seed)")
 	f.Float64Var(&cfg.Minutes, "minutes", 0, "repeat the races with new seeds for so long (default: each once)")
 	f.DurationVar(&cfg.Slice, "slice", 700*time.Millisecond, "time of one race in one placement")
-	f.DurationVar(&cfg.Patience, "patience", 10*time.Second, "a call that takes longer counts as lost")
+	f.DurationVar(&cfg.Patience, "patience", 0, "a call that takes longer counts as lost (default 10s; 2.5s after three checks that lost one)")
 	f.DurationVar(&cfg.Grace, "grace", 40*time.Millisecond, "a lock call that takes longer counts as waiting")
 	f.StringSliceVar(&cfg.Only, "only", nil, "checks to make: names, features or patterns, ! before one leaves it out")
 	f.StringVar(&cfg.Disturb, "disturb", "", "a shell `command` that restarts what serves the file system: the checks */failover run it while locks are held and awaited")
