@@ -82,8 +82,8 @@ func (n *namer) expire(dir uint64, name string) {
 
 // TookIn waits until threads whose requests were answered have gone on: they were woken by the
 // answer, so one that sleeps again, is gone, or has run for a while has taken it in. One that
-// burns its processor for us to see has; one that gets none, or waits for the disk, has not: while
-// it takes an answer in it may wait for pages.
+// burns its processor for us to see has; one that gets none has not, nor has one that waits for
+// pages of the inode while it takes the answer in.
 func (n *namer) TookIn(threads []uint32, limit time.Duration) []uint32 {
 	const ran = 2_000_000 // ns; what is left to do takes a few thousand
 	first := map[uint32]int64{}
@@ -91,7 +91,7 @@ func (n *namer) TookIn(threads []uint32, limit time.Duration) []uint32 {
 		late := threads[:0]
 		for _, th := range threads {
 			dir := "/proc/" + strconv.Itoa(int(th))
-			if state := stateOf(dir); state != 'R' && state != 'D' {
+			if state := stateOf(dir); state != 'R' && (state != 'D' || !takesIn(dir)) {
 				continue
 			}
 			at, known := runTime(dir), first[th]
@@ -106,6 +106,15 @@ func (n *namer) TookIn(threads []uint32, limit time.Duration) []uint32 {
 			return threads
 		}
 	}
+}
+
+// takesIn reports whether a thread in uninterruptible sleep may be taking the answer to a
+// revalidation in. Others wait there as well, for the lock of a directory above all, perhaps for as
+// long as we make them wait. Where stacks cannot be read it is believed that it does not:
+// client.Inode.steady sees to it that there is no reason to.
+func takesIn(dir string) bool {
+	b, err := os.ReadFile(dir + "/stack")
+	return err == nil && bytes.Contains(b, []byte("fuse_dentry_revalidate")) && !bytes.Contains(b, []byte("request_wait_answer"))
 }
 
 // stateOf is the letter of proc(5) for a thread, 0 when it is gone.

@@ -49,10 +49,11 @@ func (r *Rank) onCapUpdate(s *session, m *wire.CapUpdate) {
 	if m.Dirty != 0 && !flush {
 		r.logf(LogWarn, "session %v: flush of %v on %v under %v refused", s.instance, m.Dirty, in, rec.Issued)
 	}
+	still := caps.Pin
 	if in.isDir() && before.Has(caps.FileShared) && !m.Retained.Has(caps.FileShared) {
-		r.keepNames(s, in, m.Names)
+		still |= r.keepNames(s, in, m)
 	}
-	rec.Answer(m.Seq, m.Retained|caps.Pin)
+	rec.Answer(m.Seq, m.Retained|still)
 	if !rec.Revoking() {
 		delete(r.busy, rec)
 	}

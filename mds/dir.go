@@ -26,6 +26,7 @@ type dir struct {
 	complete bool
 	fetching bool
 	waiters  []func() // for loaded or complete
+	owing    map[*session]*owing
 	fetchHdr headerRec
 
 	fetchingHeader bool

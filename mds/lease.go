@@ -20,6 +20,7 @@ type leaseRec struct {
 	twice bool
 	gone  bool
 	kept  bool // given with a change of the holder's own, whose xlock has not come to rest yet
+	forFs bool // Fs of the directory counts as held until this has ended (owing)
 
 	prev, next *leaseRec // list of the session
 }
@@ -160,20 +161,72 @@ func (r *Rank) leaseMoved(dn *dentry, s *session) *wire.Lease {
 	return r.lease(dn, s, true)
 }
 
+// owing is a session that has answered a REVOKE of Fs with names to be kept, of which n are being
+// changed by others at this moment. Their xlock was taken when Fs covered the name, so it does not
+// wait for a lease that comes now: Fs counts as held until these leases are given up.
+type owing struct {
+	n     int
+	capID uint64
+	mseq  uint32
+	seq   uint32
+}
+
 // keepNames turns a client's trust in names from Fs of their directory to leases: it goes on
 // without a gap. What a row does not allow is asked back like any other lease. A kernel that
 // was told of the names need not hear of the change, and an author of changes keeps what it
-// knows of a directory that others work in.
-func (r *Rank) keepNames(s *session, in *inode, names []string) {
-	for _, n := range names[:min(len(names), wire.MaxKept)] {
+// knows of a directory that others work in. It returns the bits that count as held still.
+func (r *Rank) keepNames(s *session, in *inode, m *wire.CapUpdate) caps.Bits {
+	o := in.dir.owing[s]
+	for _, n := range m.Names[:min(len(m.Names), wire.MaxKept)] {
 		if !wire.ValidName(n) || len(n) > wire.MaxName {
 			continue
 		}
 		dn := r.dentry(in.dir, n)
 		r.lease(dn, s, true)
+		if _, l := dn.leaseOf(s); l != nil && !l.forFs {
+			if by, ok := dn.locks[0].NextX(); ok && by.Client != s.client() {
+				l.forFs = true
+				if l.asked == 0 {
+					r.askLease(l)
+				}
+				if o == nil {
+					o = &owing{}
+					if in.dir.owing == nil {
+						in.dir.owing = map[*session]*owing{}
+					}
+					in.dir.owing[s] = o
+				}
+				o.n++
+			}
+		}
 		r.engine.Changed(dn)
 		r.engine.Reissue(dn)
 	}
+	if o == nil {
+		return 0
+	}
+	o.capID, o.mseq, o.seq = m.CapID, m.Mseq, m.Seq
+	return caps.FileShared
+}
+
+// owesLess ends what one lease had to do with Fs of its directory.
+func (r *Rank) owesLess(l *leaseRec) {
+	d := l.dn.dir
+	o := d.owing[l.sess]
+	if o.n--; o.n > 0 {
+		return
+	}
+	delete(d.owing, l.sess)
+	rec := d.in.ledger.Get(l.sess.client())
+	if rec == nil || !rec.Current(o.capID, o.mseq) {
+		return
+	}
+	rec.Answer(o.seq, rec.Issued&^caps.FileShared)
+	if !rec.Revoking() {
+		delete(r.busy, rec)
+	}
+	r.engine.Changed(d.in)
+	r.engine.Reissue(d.in)
 }
 
 // keepLeases lets the author keep its leases on the names that it holds x: until the row is
@@ -213,6 +266,9 @@ func (r *Rank) dropLease(l *leaseRec) {
 	l.sess.live.leases.remove(l)
 	r.mem.used -= leaseCost
 	r.engine.Changed(l.dn)
+	if l.forFs {
+		r.owesLess(l)
+	}
 	if l.dn.kind == dnNull {
 		r.noteIdle(l.dn) // nothing else may hold it any more
 	}
