@@ -32,7 +32,8 @@ type Namer interface {
 	// TookIn waits until the threads, which were answered, have taken their answers in, and
 	// returns those of which that could not be seen in limit.
 	TookIn(threads []uint32, limit time.Duration) []uint32
-	// Always: names are not only trusted in directories that are calm.
+	// Always: names are not only trusted in directories that are calm; but for a tenth of the
+	// time, so that a storm, which is what this is for, does not spend its own with waiting.
 	Always() bool
 }
 
@@ -86,11 +87,18 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 	if calm && (t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn) {
 		return 0
 	}
-	ttl := min(nameTimeout, c.kernel, c.valid-now)
+	ttl := min(timeoutOf(c.namer), c.kernel, c.valid-now)
 	if ttl <= 0 || !t.room(name, k.PID, now) {
 		return 0
 	}
 	return ttl
+}
+
+func timeoutOf(n Namer) int64 {
+	if n.Always() {
+		return nameTimeout / 10
+	}
+	return nameTimeout
 }
 
 // room reports whether one more name and thread can be remembered.
@@ -226,9 +234,10 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 		return
 	}
 	threads := t.answered(c.now())
+	after := time.Duration(timeoutOf(n)) + 10*time.Millisecond
 	c.unlockFlush()
 	late := n.TookIn(threads, time.Duration(keepTold))
-	byTime := !c.expireNames(n, dir.ino, names)
+	byTime := !expireNames(n, dir.ino, names, after, c.closed)
 	c.mu.Lock()
 	t.gone(names)
 	dir.changed.wake()
@@ -253,7 +262,7 @@ func (t *toldNames) answered(now int64) (threads []uint32) {
 }
 
 // expireNames tells the kernel; false: it has forgotten by itself before it heard.
-func (c *Client) expireNames(n Namer, dir wire.Ino, names []string) bool {
+func expireNames(n Namer, dir wire.Ino, names []string, after time.Duration, closed <-chan struct{}) bool {
 	done := make(chan struct{})
 	go func() {
 		for _, name := range names {
@@ -261,14 +270,14 @@ func (c *Client) expireNames(n Namer, dir wire.Ino, names []string) bool {
 		}
 		close(done)
 	}()
-	over := time.NewTimer(time.Duration(nameTimeout) + 10*time.Millisecond)
+	over := time.NewTimer(after)
 	defer over.Stop()
 	select {
 	case <-done:
 		return true
 	case <-over.C:
 		return false
-	case <-c.closed:
+	case <-closed:
 		return true
 	}
 }

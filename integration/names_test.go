@@ -30,13 +30,13 @@ func TestNamesTrusted(t *testing.T) {
 		{"Creates", namesCreates},
 		{"StormSequential", func(t *testing.T, a, b string) {
 			seed := uint64(time.Now().UnixNano())
-			n, err := storm.Sequential(context.Background(), storm.Config{Dirs: []string{a, b}, Seed: seed, Duration: span(6 * time.Second)})
+			n, err := storm.Sequential(context.Background(), storm.Config{Dirs: []string{a, b}, Seed: seed, Duration: span(4 * time.Second)})
 			t.Logf("seed %d: %d steps", seed, n)
 			must(t, err)
 		}},
 		{"StormNames", func(t *testing.T, a, b string) {
 			seed := uint64(time.Now().UnixNano())
-			n, err := storm.Names(context.Background(), storm.Config{Dirs: []string{a, b}, Seed: seed, Duration: span(6 * time.Second)}, 2)
+			n, err := storm.Names(context.Background(), storm.Config{Dirs: []string{a, b}, Seed: seed, Duration: span(4 * time.Second)}, 2)
 			t.Logf("seed %d: %d rounds", seed, n)
 			must(t, err)
 		}},
@@ -67,7 +67,7 @@ func look(t *testing.T, p string, want error) (ino uint64) {
 // round), nor always the same (a lease).
 func namesScene(t *testing.T, a, b string) {
 	gone := syscall.ENOENT
-	for i := range 30 {
+	for i := range 12 {
 		x, y := a, b
 		if i%2 == 1 {
 			x, y = b, a
@@ -113,7 +113,7 @@ func namesBindMount(t *testing.T, a, b string) {
 	place := filepath.Join(b, "dir/place")
 	must(t, unix.Mount(filepath.Join(b, "bound"), place, "", unix.MS_BIND, ""))
 	defer unix.Unmount(place, unix.MNT_DETACH)
-	for i := range 40 {
+	for i := range 25 {
 		look(t, filepath.Join(place, "inside"), nil)
 		n := fmt.Sprintf("dir/n%d", i)
 		look(t, filepath.Join(b, n), syscall.ENOENT)
