@@ -1,6 +1,7 @@
 package locker
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -338,6 +339,38 @@ func TestCapGroupsMatchTheirBits(t *testing.T) {
 		if back := ti.letters(c.s | c.x | c.rest); ti.bits(back) != c.s|c.x|c.rest {
 			t.Errorf("%v: bits do not come back: %v", c.typ, back)
 		}
+	}
+}
+
+// A wrong line of the policy is refused when the program starts, by line and reason.
+func TestMalformedPolicyNamesTheLine(t *testing.T) {
+	tables := map[string]*Table{"simple": simpleTable, "file": fileTable}
+	head := "\npolicy from when to\n"
+	mustPolicy(head+"file excl !loner !wr sync # and a comment\nsimple any needx lock\n", tables)
+	for _, c := range []struct{ line, why string }{
+		{"flie any needrd sync", "want policy"},
+		{"file any sync", "want policy, from, conditions, to"},
+		{"file any", "want policy"},
+		{"file exlc needrd sync", "no state exlc"},
+		{"file !exlc needrd sync", "no state exlc"},
+		{"file any needrd snyc", "no state snyc"},
+		{"simple any needrd mix", "no state mix"},
+		{"file any needread sync", "no condition needread"},
+		{"file any !needread sync", "no condition needread"},
+		{"file any needrd ! sync", "no condition"},
+		{"file any rd !rd sync", "condition rd twice"},
+		{"file xsyn loner mix", "no row xsyn>mix"},
+		{"file sync>lock needrd sync", "sync>lock is in transit"},
+	} {
+		func() {
+			defer func() {
+				r := fmt.Sprint(recover())
+				if !strings.Contains(r, c.why) || !strings.Contains(r, fmt.Sprintf("%q", c.line)) {
+					t.Errorf("%q: %s", c.line, r)
+				}
+			}()
+			mustPolicy(head+"file excl !loner !wr sync\n"+c.line+"\n", tables)
+		}()
 	}
 }
 

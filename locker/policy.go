@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/internal/must"
 )
 
 // policyText says where a steady lock goes (§2.9): the first line of its lock's policy whose
@@ -107,11 +108,14 @@ var policyByType = func() (p [numTypes][]policyLine) {
 	parsed := mustPolicy(policyText, tables)
 	for t := range numTypes {
 		p[t] = parsed[policyOf(t)]
+		must.Holdf(len(p[t]) > 0 || types[t].table == localTable, "locker: no policy line for %v", t)
 	}
 	return p
 }()
 
-// mustPolicy parses policyText.
+// mustPolicy parses policyText. A malformed line ends the program at its start, by its words and
+// the reason: an unknown policy, state or condition, a condition that is asked for both ways, a
+// state twice, or a move that no row of the table makes.
 func mustPolicy(text string, tables map[string]*Table) map[string][]policyLine {
 	out := map[string][]policyLine{}
 	for _, f := range textLines(text)[1:] {
@@ -144,6 +148,8 @@ func mustPolicy(text string, tables map[string]*Table) map[string][]policyLine {
 			switch {
 			case bit == 0:
 				bad("no condition " + name)
+			case (ln.yes|ln.no)&bit != 0:
+				bad("condition " + name + " twice")
 			case not:
 				ln.no |= bit
 			default:
@@ -151,6 +157,14 @@ func mustPolicy(text string, tables map[string]*Table) map[string][]policyLine {
 			}
 		}
 		ln.to = state(f[len(f)-1])
+		for _, s := range []State{ln.in, ln.but} {
+			if s != noState && !t.Row(s).Steady {
+				bad(t.Row(s).Name + " is in transit: only a steady lock is moved by policy")
+			}
+		}
+		if ln.in != noState && t.Row(ln.to).Steady && ln.in != ln.to && t.via[ln.in][ln.to] == noState {
+			bad("no row " + t.Row(ln.in).Name + ">" + t.Row(ln.to).Name)
+		}
 		out[f[0]] = append(out[f[0]], ln)
 	}
 	return out
