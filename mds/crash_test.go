@@ -166,12 +166,14 @@ func TestCrashAtAnyMomentLosesNothingAnswered(t *testing.T) {
 					c.names[ino] = m.where(ino)
 				}
 				w.crash()
+				w.fsck("after the crash")
 				w.restart()
 				if got, want := w.tree(), m.tree(); got != want {
 					t.Fatalf("round %d: after replay\n%s\nwant\n%s", round, got, want)
 				}
 			}
 			w.quiet()
+			w.fsck("at rest")
 			if w.r.segs == nil || len(w.r.segs) > w.cfg.MaxSegments+2 {
 				t.Errorf("%d segments are kept", len(w.r.segs))
 			}

@@ -36,6 +36,8 @@ type Config struct {
 	LogLevel     LogLevel
 	Wrong        wrong.Set // seeded bugs, for scoring test suites
 	Check        bool      // walk all invariants after every step (tests)
+	FlushOnly    bool      // bring the journal into the objects and stop (offline.go)
+	InoFloor     wire.Ino  // with FlushOnly: no number below is given out any more
 }
 
 func (c *Config) fill() {

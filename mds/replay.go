@@ -3,6 +3,7 @@ package mds
 import (
 	"fmt"
 	"sort"
+	"strconv"
 
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/must"
@@ -146,7 +147,25 @@ func (r *Rank) applyJournal() {
 		return
 	}
 	rp.chunks = nil
+	r.recallPurged()
 	r.replayed(end)
+}
+
+// recallPurged finds the inodes whose purge the journal ends: the index may have their lines
+// still, since these go only with the flush of the stray directory.
+func (r *Rank) recallPurged() {
+	for i := range wire.SystemShards {
+		in := r.inodes[wire.StrayDir(r.cfg.Rank, i)]
+		if in == nil || in.dir == nil {
+			continue
+		}
+		for _, dn := range in.dir.sortedNames() {
+			ino, err := strconv.ParseUint(dn.name, 16, 64)
+			if dn.kind == dnNull && err == nil && r.inodes[wire.Ino(ino)] == nil {
+				in.dir.purged = append(in.dir.purged, wire.Ino(ino))
+			}
+		}
+	}
 }
 
 // applyEntry brings the cache to what it was after the entry (ES5).
@@ -316,6 +335,10 @@ func (r *Rank) writeFirstHeader() {
 		r.expire.oldest = h.Expire.Pos
 		r.burn()
 		r.newSegment()
+		if r.cfg.FlushOnly {
+			r.flushOnly()
+			return
+		}
 		if !r.baseDir().complete && rp.end.Records == 0 {
 			r.makeTree()
 			return

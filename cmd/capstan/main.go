@@ -66,7 +66,7 @@ func root() *cobra.Command {
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), pg, monWords("pool", "Show and change pools", poolWords),
 		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
 	group("see", "See what goes on:", statusCmd(), healthCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), traceCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
-	group("check", "Check a file system, ours or another:", lockcertCmd())
+	group("check", "Check a file system, ours or another:", fsckCmd(), lockcertCmd())
 	cmd.AddCommand(lockcertWorkerCmd())
 	return cmd
 }

@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 	"objecter":           {"clustermap", "msgr", "wire", "monc", "internal/watch"},
 	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/watch", "internal/wrong"}, // monc: it dials the monitors itself
 	"fuse":               {"client", "wire", "internal/wrong"},
+	"fsck":               {"mds", "journal", "wire"},                                                                                                 // mds: the records of a rank's objects
+	"fsck/walk":          {"fsck", "mds", "journal", "clustermap", "wire"},                                                                           // mds, clustermap: it lets a rank's core bring the journal into the objects
 	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/watch", "internal/wrong"}, // journal: it does the core's I/O on the rank's journal objects
 	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin", "internal/watch"},
 	"osd/server/store":   {"osd", "journal", "wire", "internal/crashdisk", "internal/watch"}, // osd: the Store interface it implements
@@ -57,7 +59,7 @@ var anything = []string{"cmd/", "integration", "osd/server/store/storetest", "cl
 
 // cores are pure: no sockets, files, clocks or goroutines. wire may use time for
 // conversions; so may they, for time.Duration and constants (see noClock).
-var cores = []string{"mds", "mds/filelock", "osd", "mon", "locker", "caps", "crush", "journal", "clustermap"}
+var cores = []string{"mds", "mds/filelock", "osd", "mon", "locker", "caps", "crush", "journal", "clustermap", "fsck"}
 
 var impure = []string{"net", "os", "os/exec", "syscall", "math/rand", "math/rand/v2", "crypto/rand", "io/ioutil",
 	"golang.org/x/sys/unix", "sync/atomic", "github.com/rs/zerolog", "log", "log/slog"}
