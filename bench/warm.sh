@@ -2,7 +2,7 @@
 # Warm stat, open+close and open+read+close through a Capstan mount beside go-fuse's loopback example over
 # tmpfs, which has the same timeouts (1 s): alternating rounds in one run, by CPU time of tool and mount process.
 #
-#   bench/warm.sh [OUT]        (root; OUT defaults to /var/tmp/capstan-warm; ROUNDS, FILES)
+#   bench/warm.sh [OUT]        (root; OUT defaults to /var/tmp/capstan-warm; ROUNDS, FILES; OPTIONS of the mount, name_cache)
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-/var/tmp/capstan-warm}
@@ -21,7 +21,7 @@ end() {
 trap end EXIT
 rm -rf "$out/cluster"
 "$out/capstan" dev up --dir "$out/cluster" >/dev/null
-"$out/capstan" mount -f --conf "$out/cluster/capstan.conf" "$out/a" &
+"$out/capstan" mount -f -o "${OPTIONS:-name_cache}" --conf "$out/cluster/capstan.conf" "$out/a" &
 cap=$!
 mount -t tmpfs tmpfs "$out/back"
 "$out/loopback" -q "$out/mnt" "$out/back" &

@@ -15,8 +15,8 @@ func keeps(t *testing.T, own bool) (w *capWorld, c1, c2 *capClient, tid wire.Tid
 	d = c1.must(wire.Request{Op: wire.OpMkdir, Ino: wire.RootIno, Name: "d", Mode: 0o755}).Target.Ino
 	for _, c := range []*capClient{c1, c2} {
 		c.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "d"})
+		c.must(wire.Request{Op: wire.OpReaddir, Ino: d}) // Fs, so that the name comes without a lease
 		c.call(wire.Request{Op: wire.OpLookup, Ino: d, Name: "no"})
-		c.must(wire.Request{Op: wire.OpReaddir, Ino: d})
 	}
 	if k := c2.caps[d]; k == nil || !k.bits.Has(caps.FileShared) {
 		t.Fatalf("c2 has %+v of the directory, want Fs", k)
@@ -31,6 +31,9 @@ func keeps(t *testing.T, own bool) (w *capWorld, c1, c2 *capClient, tid wire.Tid
 		t.Fatal("the create did not wait for Fs of c2")
 	}
 	k := c2.caps[d]
+	if !k.pendingAnswer || len(c2.lease) > 0 && c2.lastRevoked != 0 {
+		t.Fatalf("c2 was not asked for Fs\n%s", w.log.String())
+	}
 	c2.send(0, &wire.CapUpdate{Ino: d, CapID: k.id, Mseq: k.mseq, Seq: k.seq, Retained: k.bits &^ caps.FileShared, Names: []string{"no"}})
 	k.bits &^= caps.FileShared
 	k.pendingAnswer = false
