@@ -419,7 +419,7 @@ func server(t *testing.T, c *harness.Cluster, mnt string) int {
 // and serves nothing old afterwards.
 func TestSilentMounts(t *testing.T) {
 	c := harness.Up(t, harness.Args("--session-validity", "3s", "--revoke-deadline", "2s"))
-	a, b := c.Mount(), c.Mount()
+	a, b := c.Mount("-o", "name_cache=always"), c.Mount("-o", "name_cache=always")
 	t.Run("B6StoppedWithWarmCaches", func(t *testing.T) { ruleB6(t, c, a, b) })
 	t.Run("KilledWithCaps", func(t *testing.T) { killedWithCaps(t, c, a, b) })
 }
