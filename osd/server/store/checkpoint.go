@@ -254,8 +254,9 @@ func (s *Store) finish(c *checkpoint, h journal.Header) {
 	}
 	s.ckptBusy = false
 	s.room.Broadcast()
+	worst := scattered(c.objs, s.o.MaxRuns)
 	s.mu.Unlock()
-	if o := scattered(c.objs, s.o.MaxRuns); o != nil {
-		s.gather(o)
+	if worst != nil {
+		s.gather(worst)
 	}
 }

@@ -361,6 +361,41 @@ func openBoltReadOnly(path string) (_ *boltDB, err error) {
 	return &boltDB{db}, nil
 }
 
+// errOrder: bbolt's search would miss the key, or find another.
+var errOrder = errors.New("out of order")
+
+// walkable goes over every page of an existing database before bbolt is given it to write. bbolt
+// itself does so when it opens one, to find the free pages, but in a goroutine that goes on, or
+// panics, where nobody can catch it when a page is bad: the daemon would die without a word of why.
+func walkable(path string) error {
+	if st, err := os.Stat(path); err != nil || st.Size() == 0 {
+		return nil // to be made
+	}
+	m, err := openBoltReadOnly(path)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	for _, bucket := range buckets {
+		var bad error
+		err := m.each(bucket, func(_, _ []byte, err error) {
+			if bad == nil && errors.Is(err, errOrder) {
+				bad = err
+			}
+		})
+		if err != nil && !errors.Is(err, errNoBucket) { // buckets follow in a transaction of their own
+			return err
+		}
+		if bad != nil {
+			return bad
+		}
+	}
+	return nil
+}
+
+// errNoBucket is of a database that was about to be made.
+var errNoBucket = errors.New("is missing")
+
 // each calls fn for every pair of a bucket, also of those whose checksum is wrong. It goes over
 // every page of the bucket; bbolt's own check would do so in a goroutine whose panic at a bad
 // page nobody can catch.
@@ -370,14 +405,14 @@ func (m *boltDB) each(bucket byte, fn func(k, v []byte, err error)) (err error) 
 	return m.db.View(func(tx *bbolt.Tx) error {
 		bk := tx.Bucket([]byte{bucket})
 		if bk == nil {
-			return fmt.Errorf("%w: %s: bucket %c is missing", ErrCorrupt, metaName, bucket)
+			return fmt.Errorf("%w: %s: bucket %c %w", ErrCorrupt, metaName, bucket, errNoBucket)
 		}
 		c := bk.Cursor()
 		var last []byte
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			v, err := unsum(bucket, k, v)
-			if err == nil && last != nil && bytes.Compare(last, k) >= 0 {
-				err = fmt.Errorf("%w: %s: %s is out of order", ErrCorrupt, metaName, describeKey(bucket, k))
+			if last != nil && bytes.Compare(last, k) >= 0 {
+				err = errors.Join(err, fmt.Errorf("%w: %s: %s is %w", ErrCorrupt, metaName, describeKey(bucket, k), errOrder))
 			}
 			fn(k, v, err)
 			last = append(last[:0], k...)

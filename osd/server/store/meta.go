@@ -173,6 +173,9 @@ func openBolt(path string, o *bbolt.Options) (_ metaDB, err error) {
 	if err := metaFits(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if err := walkable(path); err != nil {
+		return nil, err
+	}
 	db, err := bbolt.Open(path, 0o600, o)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,7 @@ func (s *Store) punch(chunks []extent) (bytes uint64, ok bool) {
 // bytes are the same. One object for each checkpoint, the worst.
 const goodRun = 8
 
-// scattered returns the object of the checkpoint that most needs to be put together, or nil.
+// scattered, under mu, returns the object of the checkpoint that most needs to be put together, or nil.
 func scattered(objs []*object, maxRuns int) (worst *object) {
 	most := uint32(maxRuns)
 	for _, o := range objs {
