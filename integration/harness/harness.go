@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -265,6 +266,7 @@ func (c *Cluster) end() {
 	for _, pid := range c.MountPIDs() {
 		syscall.Kill(pid, syscall.SIGTERM)
 	}
+	c.fsck()
 	if out, err := c.Run("dev", "down", "--dir", c.Dir); err != nil {
 		c.t.Logf("dev down: %v\n%s", err, out)
 	}
@@ -278,6 +280,43 @@ func (c *Cluster) end() {
 		unix.Unmount(m, unix.MNT_DETACH)
 		os.Remove(m)
 	}
+}
+
+// fsck proves the tree that a test leaves, beside its rank, when the test went well and left
+// the cluster whole. A cluster of seeded bugs may be anything.
+func (c *Cluster) fsck() {
+	var st struct {
+		PGs struct {
+			Total int `json:"total"`
+			Clean int `json:"clean"`
+		} `json:"pgs"`
+	}
+	var ps []Proc
+	out, err := c.Run("dev", "status", "--dir", c.Dir, "--json")
+	if c.t.Failed() || c.t.Skipped() || err != nil || json.Unmarshal([]byte(out), &ps) != nil || len(ps) == 0 {
+		return
+	}
+	for _, p := range ps {
+		if p.PID == 0 {
+			return
+		}
+	}
+	out, err = c.Run("status", "--json")
+	if err != nil || json.Unmarshal([]byte(out), &st) != nil || st.PGs.Clean < st.PGs.Total || strings.Contains(out, `"WRONG"`) {
+		return
+	}
+	begun := time.Now()
+	out, err = c.Run("fsck")
+	if err == nil {
+		c.t.Logf("fsck: %s (%v)", strings.TrimSpace(out), time.Since(begun).Round(time.Millisecond))
+		return
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 4 {
+		c.t.Errorf("the tree that the test leaves is not sound:\n%s", out)
+		return
+	}
+	c.t.Logf("fsck came to no end: %v\n%s", err, out)
 }
 
 // Why says what waits in the rank and for whom, out of the admin sockets of the mds.
