@@ -2,6 +2,7 @@ package mds_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -34,10 +35,13 @@ func (v *viewed) List(_ context.Context, pool uint32, each func([]wire.PGObject,
 
 func init() {
 	mds.CheckStore = func(t testing.TB, s mds.StoreView) (out []string) {
-		p := fsck.Params{MetaPool: s.Cfg.MetaPool, DataPool: s.Cfg.DataPool, ObjectSize: s.Cfg.ObjectSize, InoRanges: s.Cfg.InoRanges}
+		p := fsck.Params{MetaPool: s.Cfg.MetaPool, DataPool: s.Cfg.DataPool, ObjectSize: s.Cfg.ObjectSize, InoRanges: s.Cfg.InoRanges, Live: s.Live}
 		rep, err := walk.Check(context.Background(), &viewed{s: s}, p, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if rep.Readings > 1 {
+			out = append(out, fmt.Sprintf("%d readings until nothing was found", rep.Readings))
 		}
 		for _, f := range rep.Findings {
 			out = append(out, f.Text())

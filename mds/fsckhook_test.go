@@ -14,6 +14,7 @@ type StoreView struct {
 	Do   func(wire.ObjectID, []wire.ObjOp) (uint32, []wire.ObjResult)
 	List func(pool string) []wire.PGObject
 	Cfg  Config
+	Live bool
 }
 
 // CheckStore is set by fsck_test.go.
@@ -32,7 +33,14 @@ func (w *world) fsck(when string) {
 		sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 		return out
 	}
-	for _, f := range CheckStore(w.t, StoreView{w.apply, list, w.cfg}) {
+	do := w.apply
+	if w.between != nil {
+		do = func(obj wire.ObjectID, ops []wire.ObjOp) (uint32, []wire.ObjResult) {
+			w.between()
+			return w.apply(obj, ops)
+		}
+	}
+	for _, f := range CheckStore(w.t, StoreView{do, list, w.cfg, w.between != nil}) {
 		w.t.Errorf("fsck %s: %s", when, f)
 	}
 }

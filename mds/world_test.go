@@ -33,6 +33,7 @@ type world struct {
 	hold    bool // the journal does not move
 	done    int  // journal writes that ended
 	dead    bool
+	between func() // what happens before each object that fsck reads
 }
 
 type object struct {

@@ -1,0 +1,33 @@
+package mds
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// A reading that takes hundreds of steps of the rank, names moving under it all the while, is
+// one moment all the same: nothing is found, at the first reading.
+func TestFsckWhileTheTreeMoves(t *testing.T) {
+	for seed := int64(1); seed <= 20; seed++ {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			w := newWorld(t, seed)
+			w.r.cfg.SegmentBytes, w.r.cfg.MaxSegments = 16<<10, 6
+			cs := scramble(w, 3, 60)
+			dirs := []wire.Ino{root}
+			for i := range 3 {
+				dirs = append(dirs, cs[0].lookup(root, fmt.Sprintf("d%d", i)))
+			}
+			w.between = func() {
+				for range 2 {
+					cs[w.rng.Intn(len(cs))].ask(randomOp(w, dirs))
+					for n := w.rng.Intn(12); n > 0; n-- {
+						w.progress()
+					}
+				}
+			}
+			w.fsck("beside a moving rank")
+		})
+	}
+}
