@@ -25,7 +25,7 @@ install: build ## the program in PREFIX/bin, and the helper of mount(8) in /sbin
 
 test: build ## everything due on every change; about 15 minutes on 2 cores
 	$(GO) test -race $(RACE)
-	$(GO) test ./locker ./lockcert
+	$(GO) test ./locker ./lockcert ./sim/...
 	CAPSTAN_BIN=$(CURDIR)/bin/capstan $(GO) test -timeout 40m ./integration/...
 
 check: ## vet, format, walls between packages, generated pages

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,69 +40,12 @@ func TestNamesTrusted(t *testing.T) {
 			t.Logf("seed %d: %d rounds", seed, n)
 			must(t, err)
 		}},
-		{"Overtaken", namesOvertaken},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			mkdir(t, filepath.Join(a, s.name))
 			s.run(t, filepath.Join(a, s.name), filepath.Join(b, s.name))
 		})
 	}
-}
-
-// namesOvertaken: a thread that was answered may get no processor for a while, and take the answer
-// in after an expiry has passed it by (N3). Threads of the lowest priority look at a name, beside
-// some that only spin, while the other mount puts one file after the other in its place.
-func namesOvertaken(t *testing.T, a, b string) {
-	needLong(t)
-	p := func(side, name string) string { return filepath.Join(side, name) }
-	must(t, os.WriteFile(p(a, "x"), nil, 0o644))
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	loop := func(f func()) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-			if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0); err != nil {
-				t.Error(err)
-			}
-			for {
-				select {
-				case <-done:
-					return
-				default:
-					f()
-				}
-			}
-		}()
-	}
-	var st unix.Stat_t
-	for range 2 * runtime.NumCPU() {
-		loop(func() { var st unix.Stat_t; unix.Lstat(p(b, "x"), &st) })
-		loop(func() {
-			for range 100_000 {
-				runtime.KeepAlive(done)
-			}
-		})
-	}
-	defer wg.Wait()
-	defer close(done)
-	rng := rand.New(rand.NewPCG(1, 2))
-	end := time.Now().Add(span(4 * time.Second))
-	n := 0
-	for ; time.Now().Before(end); n++ {
-		must(t, os.WriteFile(p(a, "y"), nil, 0o644))
-		must(t, unix.Lstat(p(a, "y"), &st))
-		want := st.Ino
-		must(t, os.Rename(p(a, "y"), p(a, "x")))
-		time.Sleep(time.Duration(rng.IntN(15)) * time.Millisecond)
-		must(t, unix.Lstat(p(b, "x"), &st))
-		if st.Ino != want {
-			t.Fatalf("change %d: x is %#x, want %#x", n, st.Ino, want)
-		}
-		time.Sleep(time.Duration(rng.IntN(15)) * time.Millisecond)
-	}
-	t.Logf("%d changes", n)
 }
 
 // look asks three times: the first answer may carry a timeout, and the kernel answers the next ones

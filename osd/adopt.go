@@ -15,9 +15,13 @@ type peer struct {
 	m          clustermap.Member
 	inst       wire.Instance // the life whose acks count
 	learner    bool
-	confirmed  bool   // member: log made equal (§6.3); learner: started
-	nonce      uint64 // learner: of its newest request
-	copied     bool   // learner: its last ack said that nothing is missing
+	confirmed  bool     // member: log made equal (§6.3); learner: started
+	nonce      uint64   // learner: of its newest request
+	copied     bool     // learner: its last ack said that nothing is missing
+	missing    uint64   // learner: what it said that it lacks
+	listed     int      // learner: names that it has compared, by copy
+	byLog      bool     // learner: it compares none
+	wants      []string // learner: objects on order
 	acked      wire.Version
 	sent       wire.Version
 	since      int64 // last progress while something is owed
@@ -42,7 +46,14 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	// Ops not yet logged die with the interval; their owners send them again.
 	p.waitActive, p.waitMin, p.parked = nil, nil, nil
 	clear(p.objs)
-	p.healing, p.broken, p.scrub, p.scrubbed.Running = nil, nil, nil, false
+	p.gone = false
+	for n := range p.broken { // whoever comes now may have it
+		p.broken[n] = 0
+	}
+	if cfg.Primary != o.cfg.ID {
+		p.broken = nil
+	}
+	p.healing, p.scrub, p.scrubbed.Running = nil, nil, false
 
 	me := o.cfg.ID
 	switch {
@@ -172,6 +183,9 @@ func (p *pg) tick() {
 	case roleLearner:
 		p.learn.tick(p)
 		return
+	case roleNone:
+		p.strayTick()
+		return
 	default:
 		return
 	}
@@ -203,7 +217,7 @@ func (p *pg) tick() {
 				switch {
 				case !q.learner:
 					p.propose(without(p.cfg.InSync, q.m), p.cfg.Learners, "osd.%d has not acknowledged %v", q.m.ID, p.last)
-				case p.pending != q && len(p.log) > 8*o.cfg.LogKeep:
+				case p.pending != q && len(p.log) > 32*o.cfg.LogKeep:
 					p.propose(p.cfg.InSync, without(p.cfg.Learners, q.m), "osd.%d, being filled, has not acknowledged %v", q.m.ID, q.acked)
 				case p.pending == q:
 					p.propose(p.cfg.InSync, without(p.cfg.Learners, q.m), "osd.%d, about to be added, has not acknowledged %v", q.m.ID, p.last)

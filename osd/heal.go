@@ -11,6 +11,7 @@ import (
 // would build on the damaged bytes, are EIO until somebody has been asked again with success.
 type healing struct {
 	asked []wire.OSDID // in this order, one at a time; the last one owes an answer
+	all   bool         // at last everybody else: an OSD that has left the PG may have a good copy
 	at    int64
 }
 
@@ -21,7 +22,7 @@ func (p *pg) heal(name string) bool {
 		return false
 	}
 	h := p.healing[name]
-	if h != nil && len(h.asked) > 0 && p.o.now-h.at < 4*p.o.cfg.ResendNs {
+	if h != nil && p.o.now-h.at < 4*p.o.cfg.ResendNs {
 		return true // under way
 	}
 	if h == nil {
@@ -40,6 +41,15 @@ func (p *pg) heal(name string) bool {
 			return true
 		}
 	}
+	if !h.all {
+		h.all = true
+		for _, id := range p.o.m.OSDIDs() {
+			if id != p.o.cfg.ID && p.o.m.OSDs[id].Up && !slices.Contains(h.asked, id) {
+				p.o.send(id, &wire.ObjFetch{PG: p.id, Interval: p.interval, Name: name})
+			}
+		}
+		return true
+	}
 	delete(p.healing, name)
 	if p.broken == nil {
 		p.broken = map[string]int64{}
@@ -48,17 +58,22 @@ func (p *pg) heal(name string) bool {
 	return false
 }
 
-// brokenNs: whoever wants a broken object so long after everybody was asked in vain asks anew.
+// brokenNs: a broken object is asked for again so long after everybody was asked in vain.
 const brokenNs = 10e9
 
 // healTick asks another member where one does not answer.
 func (p *pg) healTick() {
-	if len(p.healing) == 0 {
+	if len(p.healing)+len(p.broken) == 0 {
 		return
 	}
 	names := make([]string, 0, len(p.healing))
 	for n := range p.healing {
 		names = append(names, n)
+	}
+	for n, at := range p.broken { // an OSD that has a good copy may be back
+		if p.healing[n] == nil && p.o.now-at >= brokenNs && !p.busy(n) {
+			names = append(names, n)
+		}
 	}
 	slices.Sort(names)
 	for _, n := range names {
@@ -67,7 +82,7 @@ func (p *pg) healTick() {
 	p.runParked()
 }
 
-// onObjFetch (member, learner) gives its copy.
+// onObjFetch (member, learner, and who has left the PG) gives its copy.
 func (p *pg) onObjFetch(from wire.OSDID, m *wire.ObjFetch) {
 	c, err := p.copyOf(m.Name)
 	if err != nil || len(c.Bad) > 0 {
@@ -89,7 +104,10 @@ func (p *pg) onObjFetched(m *wire.ObjFetched, data []byte) {
 	case !ok || p.busy(c.Name):
 		// It was removed, or is being written: whoever waits tries again, and asks anew.
 		delete(p.healing, c.Name)
-	case m.Bad || c.Absent || c.Version != st.Version:
+	case (m.Bad || c.Absent || c.Version != st.Version) && !p.o.fault(FaultHealStale):
+		if h.all { // others may still answer
+			return
+		}
 		h.at = 0
 		p.heal(c.Name)
 	default:

@@ -20,6 +20,11 @@ const (
 // learner is the state of a replica that is being filled (§7). It pulls: the primary keeps
 // nothing but its acks.
 //
+// By log, where that reaches: a store whose objects all are where its log ends lacks no more than
+// what the primary's log has behind the last common version. The divergent tail is cut first,
+// as in R8; its objects, and those of the entries that follow, are the missing ones. By copy
+// otherwise: the names and versions of all objects are compared.
+//
 // An object is in missing when its copy is behind the log: it maps to the version of the log
 // that a copy must be as new as. Copies may be ahead of the log; the entries that they already
 // contain then find the object at their own version, or behind one that will.
@@ -73,8 +78,16 @@ func (l *learner) ask(p *pg) {
 	}
 	l.nonce++
 	l.askedAt = p.o.now
-	p.o.send(p.cfg.Primary, &wire.LearnReq{PG: p.id, Interval: p.interval, Epoch: p.o.m.Epoch, Nonce: l.nonce,
-		Complete: l.state == learnFilled && l.interval == p.interval, Last: p.last})
+	m := &wire.LearnReq{PG: p.id, Interval: p.interval, Epoch: p.o.m.Epoch, Nonce: l.nonce,
+		Complete: l.state == learnFilled && l.interval == p.interval, Last: p.last}
+	if m.Sound = l.state != learnGoing || p.o.fault(FaultLogOfUnfilled); m.Sound {
+		m.Committed = p.committed
+		for _, e := range p.log[p.after(p.committed):] {
+			m.Versions = append(m.Versions, e.h.Version)
+			m.Objects = append(m.Objects, e.h.Object)
+		}
+	}
+	p.o.send(p.cfg.Primary, m)
 }
 
 // end: it has become a member.
@@ -103,6 +116,9 @@ func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
 		r.Resume, r.From = true, m.Last
 	case p.pending == q:
 		return // it was filled and its acks were counted: it may not start over
+	case m.Sound && p.common(m) != nil:
+		r.ByLog, r.From = true, *p.common(m)
+		p.o.stats.ByLog++
 	default:
 		r.From = p.committed
 		t := p.base.clone()
@@ -114,10 +130,42 @@ func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
 		}
 	}
 	q.inst, q.nonce = inst, m.Nonce
-	q.confirmed, q.copied = true, false
+	q.confirmed, q.copied, q.byLog, q.wants, q.listed = true, false, r.ByLog || r.Resume, nil, 0
 	q.acked, q.sent, q.since = r.From, r.From, p.o.now
 	p.o.send(from, r)
 	p.touch()
+}
+
+// common is the last version that a sound learner's log has in common with this one; nil: the
+// log does not reach back so far.
+func (p *pg) common(m *wire.LearnReq) *wire.Version {
+	for k := len(m.Versions) - 1; k >= 0; k-- {
+		if v := m.Versions[k]; p.has(v) {
+			return &v
+		}
+	}
+	if p.has(m.Committed) {
+		return &m.Committed
+	}
+	return nil
+}
+
+// startByLog cuts the learner's log to what it has in common with the primary's.
+func (l *learner) startByLog(p *pg, from wire.Version) {
+	if l.state == learnGoing && !p.o.fault(FaultLogOfUnfilled) || !p.has(from) || from.Less(p.committed) {
+		return
+	}
+	l.missing = map[string]wire.Version{}
+	for _, e := range p.log[p.after(from):] {
+		if e.h.After != e.h.Prior && !p.o.fault(FaultLogNoCut) {
+			l.missing[e.h.Object] = from
+		}
+	}
+	l.state, l.interval = learnGoing, p.interval
+	l.started, l.listed = true, true
+	p.cutLog(from)
+	p.submit(&Txn{Cut: &from, Meta: []wire.KV{l.kv()}})
+	l.next(p)
 }
 
 // onLearnStart throws the log away and begins anew where the primary says. Objects stay: most
@@ -125,6 +173,10 @@ func (p *pg) onLearnReq(from wire.OSDID, inst wire.Instance, m *wire.LearnReq) {
 func (p *pg) onLearnStart(m *wire.LearnStart) {
 	l := &p.learn
 	if p.role != roleLearner || l.started || m.Nonce != l.nonce {
+		return
+	}
+	if m.ByLog {
+		l.startByLog(p, m.From)
 		return
 	}
 	if m.Resume {
@@ -205,16 +257,8 @@ func (l *learner) next(p *pg) {
 	}
 	l.askedAt = p.o.now
 	if len(l.missing) > 0 {
-		names := make([]string, 0, len(l.missing))
-		for n := range l.missing {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		if len(names) > copyGetMax {
-			names = names[:copyGetMax]
-		}
-		l.asked = names
-		p.o.send(p.cfg.Primary, &wire.CopyGet{PG: p.id, Interval: p.interval, Names: names})
+		l.asked = l.first(copyGetMax)
+		p.o.send(p.cfg.Primary, &wire.CopyGet{PG: p.id, Interval: p.interval, Names: slices.Clone(l.asked)})
 		return
 	}
 	l.asked = nil
@@ -224,6 +268,32 @@ func (l *learner) next(p *pg) {
 		return
 	}
 	l.settle(p)
+}
+
+// first picks up to n missing objects: those in use first, which is those that were written last,
+// for each further write to them would be one more that cannot be applied.
+func (l *learner) first(n int) []string {
+	before := func(a, b string) bool {
+		if va, vb := l.missing[a], l.missing[b]; va != vb {
+			return vb.Less(va)
+		}
+		return a < b
+	}
+	var names []string
+	for name := range l.missing { // the order of the map does not matter: before is total
+		if len(names) == n && !before(name, names[n-1]) {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(names, name, func(x, name string) int {
+			if before(x, name) {
+				return -1
+			}
+			return 1
+		})
+		names = slices.Insert(names, i, name)
+		names = names[:min(len(names), n)]
+	}
+	return names
 }
 
 // settle notices that the copy is finished, and again that this is durable; only then may the
@@ -264,6 +334,10 @@ func (p *pg) onCopyNext(from wire.OSDID, m *wire.CopyNext) {
 	q := p.peer(from)
 	if q == nil || !q.learner || !q.confirmed {
 		return
+	}
+	q.listed += copyRange
+	if m.After == "" {
+		q.listed = copyRange
 	}
 	r := &wire.CopyRange{PG: p.id, Interval: p.interval, Nonce: m.Nonce, At: p.last, After: m.After}
 	r.Objects = p.o.store.ListObjects(p.id, m.After, copyRange)
@@ -333,25 +407,36 @@ func (p *pg) onCopyRange(m *wire.CopyRange) {
 	l.next(p)
 }
 
-// onCopyGet (primary) sends objects whole, one message each.
+// onCopyGet (primary) sends objects whole, one message each, as far as recovery's share lets it.
 func (p *pg) onCopyGet(from wire.OSDID, m *wire.CopyGet) {
 	q := p.peer(from)
-	if q == nil || !q.learner || !q.confirmed {
+	if q == nil || !q.learner || !q.confirmed || len(m.Names) > copyGetMax {
 		return
 	}
-	size := uint64(0)
-	for i, n := range m.Names {
-		if i >= copyGetMax || size > reconPartBytes {
-			return
-		}
-		c, err := p.copyOf(n)
-		if (err != nil || len(c.Bad) > 0) && !p.busy(n) && p.heal(n) || err != nil {
-			continue // the learner asks again
-		}
-		size += c.DataLen()
-		p.o.stats.Copied++
-		p.o.send(from, &wire.CopyObj{PG: p.id, Interval: p.interval, At: p.last, Object: c}, c.Data)
+	if q.wants == nil {
+		p.o.copying = append(p.o.copying, copyWait{p, q})
 	}
+	q.wants = m.Names
+	if len(p.cfg.InSync) < p.minSize() { // clients wait for this very thing
+		for len(q.wants) > 0 {
+			p.giveCopy(q)
+		}
+	}
+	p.o.serveCopies()
+}
+
+// giveCopy sends the next object that q wants, and returns its size.
+func (p *pg) giveCopy(q *peer) uint64 {
+	n := q.wants[0]
+	q.wants = q.wants[1:]
+	c, err := p.copyOf(n)
+	if (err != nil || len(c.Bad) > 0) && !p.busy(n) && p.heal(n) || err != nil {
+		return 0 // the learner asks again
+	}
+	p.o.stats.Copied++
+	p.o.stats.CopiedBytes += c.DataLen()
+	p.o.send(q.m.ID, &wire.CopyObj{PG: p.id, Interval: p.interval, At: p.last, Object: c}, c.Data)
+	return c.DataLen()
 }
 
 // onCopyObj installs a copy if it is as new as the log demands.
@@ -369,6 +454,7 @@ func (p *pg) onCopyObj(m *wire.CopyObj, data []byte) {
 	}
 	if i := slices.Index(l.asked, c.Name); i >= 0 {
 		l.asked = slices.Delete(l.asked, i, i+1)
+		l.askedAt = p.o.now
 		if len(l.asked) == 0 {
 			l.next(p)
 		}

@@ -421,6 +421,22 @@ func (s *MemStore) Damage(pg wire.PGID, name string) {
 	}
 }
 
+// Sound reports whether the store has the object at that version, undamaged; for tests.
+func (s *MemStore) Sound(pg wire.PGID, name string, v wire.Version) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.obj(pg, name)
+	return o != nil && !o.bad && o.version == v
+}
+
+// Kept is Sound of what a crash leaves for sure.
+func (s *MemStore) Kept(pg wire.PGID, name string, v wire.Version) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.dur[pg]
+	return p != nil && p.objs[name] != nil && !p.objs[name].bad && p.objs[name].version == v
+}
+
 // Spoil changes an object's data behind everybody's back, with checksums that fit; for tests.
 func (s *MemStore) Spoil(pg wire.PGID, name string) {
 	s.mu.Lock()
@@ -524,6 +540,16 @@ func (s *MemStore) ListObjects(pg wire.PGID, after string, limit int) []wire.Obj
 		out = out[:limit]
 	}
 	return out
+}
+
+// Count implements Store.
+func (s *MemStore) Count(pg wire.PGID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.cur[pg]; p != nil {
+		return len(p.objs)
+	}
+	return 0
 }
 
 // Space implements Store.

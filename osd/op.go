@@ -26,6 +26,7 @@ func (o *OSD) reply(q *op, m *wire.OSDReply, data ...[]byte) {
 // clientOp is §4.1: the barrier comes before anything else.
 func (o *OSD) clientOp(q *op, data []byte) {
 	o.stats.Ops++
+	o.clientAt = o.now
 	if err := wire.CutOpData(q.msg.Ops, data); err != nil {
 		o.reply(q, &wire.OSDReply{Errno: eINVAL})
 		return

@@ -25,6 +25,10 @@ const (
 	FaultUUIDIgnored                       // members are known by id alone (R1)
 	FaultAddBeforeActive                   // additions are proposed by a primary that has not waited
 	FaultAckDamaged                        // a member acknowledges what it wrote over a part of damaged bytes
+	FaultMendStale                         // a scrub's copy is installed over what was written since
+	FaultLogOfUnfilled                     // a learner whose copy was not finished is filled by log
+	FaultLogNoCut                          // the objects of a learner's divergent tail are taken for good
+	FaultHealStale                         // a damaged object is replaced by whatever a replica has
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.
@@ -41,9 +45,12 @@ type Config struct {
 	ResendNs    int64 // 300 ms
 	HeartbeatNs int64 // a peer silent for so long is pinged, 1 s; reported after 4 of them
 	ScrubNs     int64 // between deep scrubs of a PG that begin by themselves; 0: none do
-	LogKeep     int   // entries of log kept, 256
-	SlowNs      int64 // operations that take longer are told of; 0: none
-	Faults      Fault
+	LogKeep     int   // entries of log kept, 256; 8 times as many while a replica is away
+	// RecoveryBytes is how much a second is copied to learners while clients have operations; 0: no limit.
+	RecoveryBytes int64
+	StrayNs       int64 // a PG that this OSD has left is removed after so long, 60 s
+	SlowNs        int64 // operations that take longer are told of; 0: none
+	Faults        Fault
 
 	// Logged and Committed, when not nil, see every entry that gets a version here, and every one
 	// that this primary commits; for checkers.
@@ -64,6 +71,7 @@ func (c *Config) defaults() {
 	def(&c.ReconNs, 8e9)
 	def(&c.ResendNs, 300e6)
 	def(&c.HeartbeatNs, 1e9)
+	def(&c.StrayNs, 60e9)
 	if c.UpSet == nil {
 		c.UpSet = (*clustermap.OSDMap).UpSet
 	}
@@ -158,6 +166,10 @@ type OSD struct {
 	full       bool // by the own store: the map's flag comes seconds later, and 3 % of a small disk fill faster
 	failsafe   bool
 	wantLeases bool
+	copying    []copyWait // learners in turn
+	copyLeft   int64      // of recovery's share
+	sharedAt   int64      // when it was filled up
+	clientAt   int64      // of the last client's operation
 	eff        Effects
 	stats      Stats
 	latency    Latency
@@ -166,13 +178,15 @@ type OSD struct {
 // Stats counts what the core did.
 type Stats struct {
 	Ops, Reads, Writes, Resent, DedupHits, Parked, Repls, Recons, Copied uint64
+	Strays                                                               uint64 // PGs removed that this OSD had left
+	ByLog, CopiedBytes                                                   uint64 // learners that were filled by log, bytes of copies to learners
 	Damaged, Healed, Mended                                              uint64 // own copies found damaged, replaced by good ones; members' copies replaced
 }
 
 // New makes the core over an opened store, at time now.
 func New(cfg Config, st Store, now int64) *OSD {
 	cfg.defaults()
-	o := &OSD{cfg: cfg, store: st, now: now, m: &clustermap.OSDMap{}, pgs: map[wire.PGID]*pg{}, heard: map[wire.OSDID]int64{}}
+	o := &OSD{cfg: cfg, store: st, now: now, sharedAt: now, copyLeft: copyBurst, clientAt: now - idleNs, m: &clustermap.OSDMap{}, pgs: map[wire.PGID]*pg{}, heard: map[wire.OSDID]int64{}}
 	o.leaseSlack = cfg.LeaseNs + cfg.LeaseNs/64 // rates differ by less than 1 %
 	if !st.Fresh() {
 		o.bootLease = now + o.leaseSlack
@@ -373,11 +387,12 @@ func (o *OSD) peerMsg(ev *Event) {
 		return
 	}
 	if fromPrimary(ev.Msg) {
-		if p.cfg.Primary != from || p.role == roleNone || p.role == rolePrimary {
+		_, fetch := ev.Msg.(*wire.ObjFetch)
+		if p.cfg.Primary != from || p.role == roleNone && !fetch || p.role == rolePrimary {
 			return
 		}
 	} else if p.role != rolePrimary {
-		return
+		return // of an answer to a question that nobody here has
 	}
 	switch m := ev.Msg.(type) {
 	case *wire.Repl:
@@ -493,6 +508,7 @@ func (o *OSD) tick() {
 	for _, p := range o.order {
 		p.tick()
 	}
+	o.refillShare()
 	o.askLeases(false)
 	if o.now-o.pinged >= o.cfg.HeartbeatNs {
 		o.pinged = o.now

@@ -105,6 +105,7 @@ type pg struct {
 	// fixAt: when this member last asked for what an entry needs that its own damaged copy cannot
 	// take; 0: it owes nothing.
 	fixAt int64
+	gone  bool // nothing of it is left in the store
 	learn learner
 }
 
@@ -240,7 +241,7 @@ func (p *pg) rebuildDedup() {
 
 // trim adds to t the trimming of old committed entries, in runs so that it costs little.
 func (p *pg) trim(t *Txn) {
-	n := len(p.log) - p.o.cfg.LogKeep
+	n := len(p.log) - p.keep()
 	if n < 64 {
 		return
 	}
@@ -269,6 +270,15 @@ func (p *pg) trim(t *Txn) {
 		t.Meta = append(t.Meta, p.base.kv(c))
 	}
 	t.Committed = p.committed
+}
+
+// keep is how many entries a primary keeps: more while somebody is away who may come back and
+// be filled by log.
+func (p *pg) keep() int {
+	if p.primary() && len(p.cfg.InSync) < p.o.m.Pools[p.id.Pool].Size {
+		return 8 * p.o.cfg.LogKeep
+	}
+	return p.o.cfg.LogKeep
 }
 
 func (p *pg) setCommitted(v wire.Version) {

@@ -26,12 +26,44 @@ type PGState struct {
 	LeaseGiven  int64               `json:"lease_given_ms,omitempty"` // how long it still runs
 	Uncommitted int                 `json:"uncommitted"`
 	Parked      int                 `json:"parked_ops"`
-	Missing     int                 `json:"missing_objects"`
+	Objects     int                 `json:"objects"`
+	Missing     int                 `json:"missing_objects"` // here, or at a primary: in all that are being filled
+	Filling     []Filling           `json:"filling,omitempty"`
 	Healing     int                 `json:"healing_objects"`
 	Healed      uint64              `json:"healed_objects"`
 	Broken      int                 `json:"broken_objects"` // no good copy is left
 	Scrub       ScrubSum            `json:"scrub"`
 	Waits       []string            `json:"waits,omitempty"`
+}
+
+// Filling is a learner as its primary sees it.
+type Filling struct {
+	OSD     wire.OSDID `json:"osd"`
+	How     string     `json:"how"`             // log, copy; empty: not begun
+	Missing uint64     `json:"missing_objects"` // of which some may turn out to be there
+}
+
+// filling says how far learners are. By copy, names that were not compared yet count as missing.
+func (p *pg) filling() (out []Filling) {
+	for _, q := range p.peers {
+		if !q.learner || q == p.pending {
+			continue
+		}
+		f := Filling{OSD: q.m.ID, Missing: q.missing}
+		switch {
+		case !q.confirmed:
+			f.Missing = uint64(p.o.store.Count(p.id))
+		case q.byLog:
+			f.How = "log"
+		default:
+			f.How = "copy"
+			if n := p.o.store.Count(p.id) - q.listed; n > 0 && !q.copied {
+				f.Missing += uint64(n)
+			}
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // Query reports all PGs, in order.
@@ -49,6 +81,13 @@ func (p *pg) state() PGState {
 	s := PGState{PG: p.id.String(), OSD: o.cfg.ID, Role: p.role.String(), Interval: p.interval, Active: p.active, InSync: p.cfg.InSync,
 		Learners: p.cfg.Learners, Primary: p.cfg.Primary, Tail: p.tail.String(), Last: p.last.String(), Durable: p.durable.String(),
 		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing), Healing: len(p.healing), Healed: p.healed, Broken: len(p.broken), Scrub: p.scrubbed}
+	s.Objects = o.store.Count(p.id)
+	if p.primary() {
+		s.Filling = p.filling()
+		for _, f := range s.Filling {
+			s.Missing += int(f.Missing)
+		}
+	}
 	if left := p.leaseUntil - o.now; left > 0 {
 		s.LeaseGiven = left / 1e6
 	}

@@ -1,6 +1,8 @@
 package osd
 
 import (
+	"slices"
+
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -95,8 +97,9 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	size := uint64(0)
 	for _, n := range names {
 		c, err := p.copyOf(n)
-		if err != nil {
-			return // its omap cannot be read here: the member stays unconfirmed
+		if err != nil || len(c.Bad) > 0 {
+			p.unfit(n)
+			return
 		}
 		last := parts[len(parts)-1]
 		if size > 0 && size+c.DataLen() > reconPartBytes {
@@ -120,6 +123,16 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 			}
 		}
 		o.send(from, f, data...)
+	}
+}
+
+// unfit: a member lacks entries of an object that cannot be read here. A damaged copy must not
+// replace the member's: these entries were never committed, for the member is in S and lacks
+// them, and what was is whole there. So this OSD steps aside for a primary whose log ends
+// earlier, and is filled from it. When active the entry waits, and who waits is dropped in time.
+func (p *pg) unfit(name string) {
+	if !p.active && p.o.now-p.proposedAt >= p.o.cfg.ResendNs {
+		p.propose(slices.DeleteFunc(slices.Clone(p.cfg.InSync), p.o.isMember), p.cfg.Learners, "osd.%d's copy of %q is damaged, and a member needs it", p.o.cfg.ID, name)
 	}
 }
 

@@ -30,7 +30,7 @@ func (p *pg) flush() {
 		}
 		if p.ackDue && (p.role == roleMember || p.learn.started) {
 			p.ackDue = false
-			o.send(p.cfg.Primary, &wire.ReplAck{PG: p.id, Interval: p.interval, Version: p.durable, Sent: p.ackSent, Gap: p.gap, Copied: p.learn.complete})
+			o.send(p.cfg.Primary, &wire.ReplAck{PG: p.id, Interval: p.interval, Version: p.durable, Sent: p.ackSent, Gap: p.gap, Copied: p.learn.complete, Missing: uint64(len(p.learn.missing))})
 			p.ackSent, p.gap = 0, false
 		}
 	}
@@ -147,6 +147,7 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 		if !q.confirmed {
 			return
 		}
+		q.missing = m.Missing
 	} else if m.Confirm {
 		if !q.confirmed && m.Version == p.last {
 			q.confirmed, q.acked, q.sent, q.since = true, m.Version, m.Version, o.now

@@ -309,7 +309,7 @@ func (p *pg) onObjMend(m *wire.ObjMend, data []byte) {
 		return
 	}
 	for _, e := range p.log[p.after(m.At):] {
-		if e.h.Object == c.Name {
+		if e.h.Object == c.Name && !p.o.fault(FaultMendStale) {
 			return
 		}
 	}

@@ -253,3 +253,32 @@ func TestScrubLeavesWhatChanges(t *testing.T) {
 		}
 	}
 }
+
+// A good copy that was on its way to a member while the object was written is not installed:
+// it would take the write back.
+func TestAScrubsCopyDoesNotUndoALaterWrite(t *testing.T) {
+	for _, f := range []Fault{0, FaultMendStale} {
+		w := newTrio(t)
+		w.osds[1].cfg.Faults = f
+		w.put("o", "old")
+		w.stores[1].Damage(testPG, "o")
+		var late *Send
+		w.lose = func(to wire.OSDID, m wire.Message) bool {
+			if _, is := m.(*wire.ObjMend); is {
+				late = &Send{To: to, Msg: m}
+			}
+			return late != nil && late.Msg == m
+		}
+		w.scrub(true, false)
+		w.lose = nil
+		w.put("o", "new")
+		if late == nil {
+			t.Fatal("nothing was mended")
+		}
+		w.osds[1].Step(&Event{Kind: EvPeer, Now: w.now, From: inst(0), Msg: late.Msg, Data: []byte("old")})
+		w.run(2)
+		if got := w.at(1, "o"); (got == "new") != (f == 0) {
+			t.Errorf("fault %d: osd.1 has %q", f, got)
+		}
+	}
+}

@@ -55,6 +55,9 @@ type Store interface {
 	// ListObjects lists up to max objects with name > after, sorted by name.
 	ListObjects(pg wire.PGID, after string, max int) []wire.ObjVersion
 
+	// Count is how many objects the PG has.
+	Count(pg wire.PGID) int
+
 	// Space is the store's size and what is taken of it, in bytes.
 	Space() (total, used uint64)
 	Close() error

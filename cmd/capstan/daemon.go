@@ -106,7 +106,7 @@ func osdCmd() *cobra.Command {
 				return e.StartOSD(cmd.Context(), id, orSetting(data, c.OSDData), orSetting(at, orSetting(listen, c.OSDListen)))
 			})
 		}}
-	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osd_size", "osd_host", "osd_rack", "osd_class", "osd_lease", "repl_grace", "osd_heartbeat", "scrub_every")
+	f.add(cmd, "log_level", "metrics_listen", "slow_op", "osd_size", "osd_host", "osd_rack", "osd_class", "osd_lease", "repl_grace", "osd_heartbeat", "scrub_every", "recovery_rate")
 	cmd.Flags().IntVar(&id, "id", -1, "number of the OSD")
 	cmd.Flags().Lookup("id").DefValue = "0" // it has none: pflag hides a zero
 	cmd.Flags().StringVar(&data, "data", "", "data `directory` (else osd_data)")

@@ -206,7 +206,8 @@ func (e *Env) StartOSD(ctx context.Context, id int, dir, listen string) (*Daemon
 			Host: e.Conf.OSDHost, Rack: e.Conf.OSDRack, Class: e.Conf.OSDClass,
 			Store: store.Options{Bytes: int64(e.Conf.OSDSize)},
 			Slow:  e.Conf.SlowOp,
-			Core:  osd.Config{LeaseNs: int64(e.Conf.OSDLease), GraceNs: int64(e.Conf.ReplGrace), HeartbeatNs: int64(e.Conf.OSDHeartbeat), ScrubNs: int64(e.Conf.ScrubEvery)},
+			Core: osd.Config{LeaseNs: int64(e.Conf.OSDLease), GraceNs: int64(e.Conf.ReplGrace), HeartbeatNs: int64(e.Conf.OSDHeartbeat), ScrubNs: int64(e.Conf.ScrubEvery),
+				RecoveryBytes: int64(e.Conf.RecoveryRate)},
 		})
 		if err != nil {
 			return explain(name, listen, "osd_listen", err)

@@ -15,20 +15,21 @@ type Config struct {
 	MonData, OSDData, MDSData       string
 	MonListen, OSDListen, MDSListen string
 
-	Mons        int
-	OSDs        int
-	Standbys    int
-	OSDSize     uint64
-	MDSMemory   uint64 // mds_cache_memory
-	MDSMaxCaps  int    // mds_max_caps_per_client
-	OSDHost     string
-	OSDRack     string
-	OSDClass    string
-	PoolSize    int
-	PoolMinSize int
-	PGNumMeta   int
-	PGNumData   int
-	ObjectSize  uint64
+	Mons         int
+	OSDs         int
+	Standbys     int
+	OSDSize      uint64
+	RecoveryRate uint64
+	MDSMemory    uint64 // mds_cache_memory
+	MDSMaxCaps   int    // mds_max_caps_per_client
+	OSDHost      string
+	OSDRack      string
+	OSDClass     string
+	PoolSize     int
+	PoolMinSize  int
+	PGNumMeta    int
+	PGNumData    int
+	ObjectSize   uint64
 
 	SessionValidity time.Duration // V
 	RevokeDeadline  time.Duration // R

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/crush"
 	"github.com/capstan-fs/capstan/mon"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
@@ -24,6 +25,11 @@ const (
 	bLeader
 	bPlace
 	bHalf
+	bSlow
+	bDrift
+	bRot
+	bScrub
+	bMove
 	bads
 )
 
@@ -144,8 +150,85 @@ func (w *World) chaos() {
 			}
 		}
 		w.cutFor(d, links...)
+	case bSlow: // a disk that takes its time, and is well again
+		d := w.between(500*ms, 6*second)
+		w.log("the disk of osd.%d is slow for %d ms", n.id, d/ms)
+		n.slowUntil = max(n.slowUntil, w.now+d)
+	case bDrift: // a clock that runs differently from now on, within the bound
+		n.drift(1 + 0.0099*w.rng.Float64())
+	case bRot:
+		w.rot(n)
+	case bScrub:
+		for _, id := range w.mon.M.PGIDs() {
+			if p := w.mon.M.PGs[id].Primary; p >= 0 && w.nodes[p].core != nil && w.nodes[p].paused <= w.now {
+				w.log("scrub of pg %v", id)
+				_ = w.nodes[p].core.Scrub(id, true, true) // where it is not active none begins
+			}
+		}
+	case bMove: // as the balancer does it: one PG's place on one OSD goes to another
+		id := w.mon.M.PGIDs()[w.rng.IntN(len(w.mon.M.PGs))]
+		want := w.mon.M.Wanted(id)
+		if len(want) > 0 && !slices.Contains(want, n.id) {
+			from := want[w.rng.IntN(len(want))]
+			w.mon.now(&mon.Except{On: []crush.Exception{{X: clustermap.PlaceX(id), From: int32(from), To: int32(n.id)}}})
+		}
 	}
 	w.after(w.between(50*ms, w.calm), w.chaos)
+}
+
+// rot damages an object of n of which another member that is up has a good copy.
+func (w *World) rot(n *node) {
+	for _, id := range w.mon.M.PGIDs() {
+		cfg := w.mon.M.PGs[id]
+		if !slices.Contains(cfg.InSync, clustermap.Member{ID: n.id, UUID: n.store.UUID()}) {
+			continue
+		}
+		obs := n.store.ListObjects(id, "", 1000)
+		if len(obs) == 0 {
+			continue
+		}
+		ob := obs[w.rng.IntN(len(obs))]
+		if w.goodElsewhere(id, ob, n, nil) {
+			w.log("%s of pg %v rots on osd.%d", ob.Name, id, n.id)
+			n.store.Damage(id, ob.Name)
+			w.rotted[rotKey{id, ob.Name, ob.Version}] = true
+			w.res.Rot++
+		}
+	}
+}
+
+// goodElsewhere: a member that is up, neither a nor b, has the object at that version, undamaged.
+func (w *World) goodElsewhere(id wire.PGID, ob wire.ObjVersion, a, b *node) bool {
+	return slices.ContainsFunc(w.mon.M.PGs[id].InSync, func(m clustermap.Member) bool {
+		x := w.nodes[m.ID]
+		return x != a && x != b && x.store.UUID() == m.UUID && w.mon.M.IsUp(m) && x.store.Sound(id, ob.Name, ob.Version) && x.store.Kept(id, ob.Name, ob.Version)
+	})
+}
+
+// holdsGood: n has the only good copy of what is damaged elsewhere.
+func (w *World) holdsGood(n *node) bool {
+	for _, id := range w.mon.M.PGIDs() {
+		for _, m := range w.mon.M.PGs[id].InSync {
+			x := w.nodes[m.ID]
+			if x == n {
+				continue
+			}
+			for _, ob := range x.store.ListObjects(id, "", 1000) {
+				if !x.store.Sound(id, ob.Name, ob.Version) && !w.goodElsewhere(id, ob, n, x) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// drift changes the rate of the clock, which goes on from where it is.
+func (n *node) drift(rate float64) {
+	now := n.clock()
+	n.rate = rate
+	n.offset += now - n.clock()
+	n.w.log("the clock of osd.%d runs at %.4f", n.id, rate)
 }
 
 // away is for how long somebody stays away who crashed.
@@ -235,6 +318,9 @@ func (w *World) cutFor(d int64, links ...[2]int) {
 // mayLose reports whether every PG of n has another member that is up and has its disk: what was the last
 // copy is lost for good, and no replication can be blamed.
 func (w *World) mayLose(n *node) bool {
+	if w.holdsGood(n) {
+		return false
+	}
 	for _, cfg := range w.mon.M.PGs {
 		mine := clustermap.Member{ID: n.id, UUID: n.store.UUID()}
 		if !slices.Contains(cfg.InSync, mine) {
@@ -266,7 +352,7 @@ func (w *World) heal() {
 		c.stop = true
 	}
 	for _, n := range w.nodes {
-		n.paused = 0
+		n.paused, n.slowUntil = 0, 0
 		n.thaw()
 		if n.core == nil {
 			n.start()

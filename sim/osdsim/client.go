@@ -209,6 +209,15 @@ func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
 		return
 	}
 	r := q.rec
+	if m.Errno == 5 {
+		// No good copy was within reach: the operation tells nothing, and must have done nothing.
+		if w.res.Rot == 0 {
+			w.fail("EIO from nowhere")
+		}
+		w.res.EIO++
+		i := slices.Index(w.history, r)
+		w.history = slices.Delete(w.history, i, i+1)
+	}
 	r.done, r.ret, r.errno = true, w.now, m.Errno
 	if r.kind == kRead && m.Errno == 0 {
 		r.out = string(m.Ops[0].Data)

@@ -106,6 +106,36 @@ var classes = []class{
 		w.set.DropGrace = 100 * ms
 		w.only(bLeader, bSuspect, bPower, bCrash, bPlace)
 	}},
+	// Bytes that go bad under reads, writes, scrubs and changes of members; slow disks.
+	{"rot", func(w *World) {
+		w.objects, w.nclients = 3, 4
+		w.mix = [5]int{3, 8, 1, 0, 1}
+		w.pace, w.rest, w.calm = 60*ms, 300*ms, 500*ms
+		w.only(bRot, bScrub, bCrash, bSlow, bSuspect, bDisk, bDrift)
+		w.lateMsg = 0.1 // a scrub's copy is overtaken by a write
+		w.weight[bRot] += 15
+		w.weight[bScrub] += 6
+		w.weight[bDisk] = 1
+	}},
+	// Recovery by log: primaries die with a tail that only they have, are dropped, and are back
+	// before the log has gone on too far.
+	{"return", func(w *World) {
+		w.objects, w.nclients = 8, 4
+		w.mix = [5]int{2, 8, 2, 0, 2}
+		w.pace, w.rest, w.calm = 300*ms, 800*ms, 2*second
+		w.killAtRepl, w.killAtCommit, w.killAtFix = 0.08, 0.002, 0
+		w.set.OSDBroken, w.set.DropGrace = 20*ms, 50*ms
+		w.awayMin, w.awayMax = 400*ms, 2*second
+		w.only(bCrash, bSuspect, bSlow)
+	}},
+	// The balancer moves PGs and OSDs are drained, under everything else.
+	{"moves", func(w *World) {
+		w.osds, w.pgs, w.objects, w.faultTime = 5, 3, 6, 15*second
+		w.pace = 150 * ms
+		w.only(bMove, bPlace, bCrash, bSlow, bRot, bSuspect, bIsolate, bDrift)
+		w.weight[bMove] += 10
+		w.weight[bPlace] += 4
+	}},
 	// I5, I6: clients that do not get their answers, and clients that are fenced.
 	{"fence", func(w *World) {
 		w.nclients, w.objects = 4, 3

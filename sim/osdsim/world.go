@@ -26,6 +26,8 @@ type Result struct {
 	Class                     string
 	Runs, Ops, Changes, Lives int
 	Cuts, CutCrashes, Lost    int
+	Rot, Healed, EIO, ByLog   int
+	Gone                      int
 	Virtual                   int64
 }
 
@@ -53,6 +55,7 @@ type World struct {
 	barrier  map[wire.PGID]wire.Epoch // I6: highest barrier of an answered op
 	versions map[tidKey]wire.Version  // I5: of answered writes
 	fenced   map[versionKey]string    // I6: entries that may never be committed
+	rotted   map[rotKey]bool
 	changes  int
 
 	plan
@@ -69,6 +72,12 @@ type tidKey struct {
 type versionKey struct {
 	pg wire.PGID
 	v  wire.Version
+}
+
+type rotKey struct {
+	pg   wire.PGID
+	name string
+	v    wire.Version
 }
 
 type event struct {
@@ -94,21 +103,22 @@ func (q *events) Pop() any {
 
 // node is one OSD: its disk outlives its cores.
 type node struct {
-	w      *World
-	id     wire.OSDID
-	weight uint32 // by which CRUSH orders the replicas: another order in every run
-	rate   float64
-	offset int64
-	store  *osd.MemStore
-	core   *osd.OSD
-	inst   wire.Instance
-	conn   mon.ConnID // of this life to the monitors
-	life   uint64
-	m      *clustermap.OSDMap // newest delivered
-	paused int64              // until
-	inbox  []func()           // while paused
-	ticks  bool
-	commit bool
+	w         *World
+	id        wire.OSDID
+	weight    uint32 // by which CRUSH orders the replicas: another order in every run
+	rate      float64
+	offset    int64
+	store     *osd.MemStore
+	core      *osd.OSD
+	inst      wire.Instance
+	conn      mon.ConnID // of this life to the monitors
+	life      uint64
+	m         *clustermap.OSDMap // newest delivered
+	paused    int64              // until
+	slowUntil int64              // its disk
+	inbox     []func()           // while paused
+	ticks     bool
+	commit    bool
 }
 
 func (w *World) after(d int64, f func()) {
@@ -159,7 +169,7 @@ func (w *World) carry(a, b int, f func()) {
 // Run plays one seed and returns what went wrong.
 func Run(opt Options) (err error) {
 	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
-		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, watch: map[wire.PGID]wire.Version{}}
+		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]bool{}, watch: map[wire.PGID]wire.Version{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if w.opt.Verbose != nil {
@@ -274,6 +284,7 @@ func (n *node) start() {
 	n.inst = wire.Instance{Kind: wire.KindOSD, Num: uint32(n.id), Nonce: w.nonce << 32}
 	life := n.life
 	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults,
+		StrayNs: 12 * second, RecoveryBytes: []int64{0, 64 << 10, 1 << 20}[w.rng.IntN(3)],
 		Logged: w.logged, Committed: w.committed,
 		Stored: func(pg wire.PGID, seq uint64, err error) {
 			w.after(0, func() {
@@ -357,6 +368,9 @@ func (n *node) commits(life uint64) {
 	d := n.w.between(ms/5, 4*ms)
 	if n.w.dice(0.01) && !n.w.healed {
 		d = n.w.between(0, 300*ms)
+	}
+	if n.slowUntil > n.w.now {
+		d = n.w.between(50*ms, 900*ms)
 	}
 	n.w.after(d, func() { n.commits(life) })
 }

@@ -151,6 +151,16 @@ func (s *Store) Log(id wire.PGID) osd.LogState {
 	return st
 }
 
+// Count is how many objects the PG has.
+func (s *Store) Count(id wire.PGID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pgs[id]; p != nil {
+		return p.count
+	}
+	return 0
+}
+
 // Meta returns the named values with the prefix, sorted.
 func (s *Store) Meta(id wire.PGID, prefix string) []wire.KV {
 	s.mu.Lock()
