@@ -47,7 +47,6 @@ type silentCase struct {
 type silentScene struct {
 	t      *testing.T
 	c      *harness.Cluster
-	name   string
 	holder string   // mountpoint
 	ours   string   // path as the holder sees it
 	theirs string   // as another host does
@@ -105,10 +104,15 @@ func TestSilentHolders(t *testing.T) {
 		ready func(t *testing.T) (mount func(...string) string, silence func(mnt string), wake func(mnt string))
 	}{
 		{"stopped", func(t *testing.T) (func(...string) string, func(string), func(string)) {
-			sig := func(s syscall.Signal) func(string) {
-				return func(mnt string) { must(t, syscall.Kill(server(t, c, mnt), s)) }
+			// While a mount is stopped nothing may be executed, nor looked for by its command line: a child
+			// closes our files on its way to exec, and FLUSH waits for the mount. So nothing runs beside it.
+			var pid int
+			mount := func(args ...string) string {
+				mnt := c.Mount(args...)
+				pid = server(t, c, mnt)
+				return mnt
 			}
-			return c.Mount, sig(syscall.SIGSTOP), sig(syscall.SIGCONT)
+			return mount, func(string) { stopProcess(t, pid) }, func(string) { must(t, syscall.Kill(pid, syscall.SIGCONT)) }
 		}},
 		{"cut", func(t *testing.T) (func(...string) string, func(string), func(string)) {
 			h := c.NewHost(t)
@@ -116,27 +120,51 @@ func TestSilentHolders(t *testing.T) {
 		}},
 	}
 	for _, way := range ways {
-		for bits, sc := range silentCases {
-			t.Run(way.name+"/"+bits, func(t *testing.T) {
+		run := func(name string, scene func(s *silentScene, silence, wake func(string))) {
+			t.Run(way.name+"/"+name, func(t *testing.T) {
 				mount, silence, wake := way.ready(t)
+				dir := way.name + name // of its own: no other case waits for what it caches of the root
+				must(t, os.Mkdir(filepath.Join(other, dir), 0o755))
 				holder := mount("--dirty-expire", "1m", "--caps-wanted-delay", "1h") // it says nothing by itself
-				t.Parallel()                                                         // the waits run beside each other
-				name := way.name + bits
-				s := &silentScene{t: t, c: c, name: name, holder: holder, ours: filepath.Join(holder, name), theirs: filepath.Join(other, name)}
-				silentHolder(s, sc, silence, wake)
+				s := &silentScene{t: t, c: c, holder: holder, ours: filepath.Join(holder, dir, "f"), theirs: filepath.Join(other, dir, "f")}
+				must(t, os.WriteFile(s.ours, []byte("old"), 0o644))
+				var err error
+				s.f, err = os.OpenFile(s.ours, os.O_RDWR, 0)
+				must(t, err)
+				defer s.f.Close()
+				must(t, s.f.Sync())
+				scene(s, silence, wake)
 			})
+		}
+		for bits, sc := range silentCases {
+			run(bits, func(s *silentScene, silence, wake func(string)) { silentHolder(s, sc, silence, wake) })
 		}
 	}
 }
 
+// stopProcess returns when every thread has stopped: on a busy machine one may answer a REVOKE
+// long after the signal was sent.
+func stopProcess(t *testing.T, pid int) {
+	t.Helper()
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	within(t, 60, "every thread to stop", func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		must(t, err)
+		for _, f := range tasks {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				continue // it has ended
+			}
+			if _, state, ok := strings.Cut(string(b), ") "); !ok || state[0] != 'T' {
+				return false
+			}
+		}
+		return len(tasks) > 0
+	})
+}
+
 func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
 	t := s.t
-	must(t, os.WriteFile(s.ours, []byte("old"), 0o644))
-	var err error
-	s.f, err = os.OpenFile(s.ours, os.O_RDWR, 0)
-	must(t, err)
-	defer s.f.Close()
-	must(t, s.f.Sync())
 	fi, err := s.f.Stat()
 	must(t, err)
 	within(t, 30, "the holder has F"+sc.holds, func() bool {
