@@ -191,7 +191,9 @@ func (w *World) rot(n *node) {
 		if w.goodElsewhere(id, ob, n, nil) {
 			w.log("%s of pg %v rots on osd.%d", ob.Name, id, n.id)
 			n.store.Damage(id, ob.Name)
-			w.rotted[rotKey{id, ob.Name, ob.Version}] = true
+			if k := (rotKey{id, ob.Name}); w.rotted[k].Less(ob.Version) {
+				w.rotted[k] = ob.Version // and what a crash may leave of it, which is older
+			}
 			w.res.Rot++
 		}
 	}

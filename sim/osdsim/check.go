@@ -39,7 +39,7 @@ func (w *World) committed(pg wire.PGID, h *wire.LogEntry) {
 	// What commits is readable on every member that has it as its newest, unless it has rotted since.
 	for _, mb := range w.mon.M.PGs[pg].InSync {
 		st := w.nodes[mb.ID].store
-		if s, ok := st.Stat(pg, h.Object); ok && s.Version == h.After && h.After != h.Prior && !st.Sound(pg, h.Object, h.After) && !w.rotted[rotKey{pg, h.Object, h.After}] {
+		if s, ok := st.Stat(pg, h.Object); ok && s.Version == h.After && h.After != h.Prior && !st.Sound(pg, h.Object, h.After) && w.rotted[rotKey{pg, h.Object}].Less(h.After) {
 			w.fail("rot: pg %v: %v of %s is committed, and nobody can read it on osd.%d", pg, h.Version, h.Object, mb.ID)
 		}
 	}

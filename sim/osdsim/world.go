@@ -55,7 +55,7 @@ type World struct {
 	barrier  map[wire.PGID]wire.Epoch // I6: highest barrier of an answered op
 	versions map[tidKey]wire.Version  // I5: of answered writes
 	fenced   map[versionKey]string    // I6: entries that may never be committed
-	rotted   map[rotKey]bool
+	rotted   map[rotKey]wire.Version
 	changes  int
 
 	plan
@@ -77,7 +77,6 @@ type versionKey struct {
 type rotKey struct {
 	pg   wire.PGID
 	name string
-	v    wire.Version
 }
 
 type event struct {
@@ -169,7 +168,7 @@ func (w *World) carry(a, b int, f func()) {
 // Run plays one seed and returns what went wrong.
 func Run(opt Options) (err error) {
 	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
-		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]bool{}, watch: map[wire.PGID]wire.Version{}}
+		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]wire.Version{}, watch: map[wire.PGID]wire.Version{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if w.opt.Verbose != nil {
