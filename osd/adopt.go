@@ -28,6 +28,7 @@ type peer struct {
 	sentAt     int64
 	resentAt   int64
 	leaseUntil int64
+	unfitAt    int64 // member: since when it lacks what cannot be read here
 }
 
 // adopt takes the PG's configuration from a newer map.

@@ -98,7 +98,7 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	for _, n := range names {
 		c, err := p.copyOf(n)
 		if err != nil || len(c.Bad) > 0 {
-			p.unfit(n)
+			p.unfit(q, n)
 			return
 		}
 		last := parts[len(parts)-1]
@@ -130,8 +130,16 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 // replace the member's: these entries were never committed, for the member is in S and lacks
 // them, and what was is whole there. So this OSD steps aside for a primary whose log ends
 // earlier, and is filled from it. When active the entry waits, and who waits is dropped in time.
-func (p *pg) unfit(name string) {
-	if !p.active && p.o.now-p.proposedAt >= p.o.cfg.ResendNs {
+func (p *pg) unfit(q *peer, name string) {
+	if p.active {
+		if q.unfitAt == 0 {
+			q.unfitAt = p.o.now
+		} else if p.o.now-q.unfitAt > p.o.cfg.GraceNs && p.o.now-p.proposedAt > 1e9 {
+			p.propose(without(p.cfg.InSync, q.m), p.cfg.Learners, "osd.%d needs a good copy of %q, and osd.%d has none", q.m.ID, name, p.o.cfg.ID)
+		}
+		return
+	}
+	if p.o.now-p.proposedAt >= p.o.cfg.ResendNs {
 		p.propose(slices.DeleteFunc(slices.Clone(p.cfg.InSync), p.o.isMember), p.cfg.Learners, "osd.%d's copy of %q is damaged, and a member needs it", p.o.cfg.ID, name)
 	}
 }
