@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -496,6 +497,45 @@ func TestTruncateIsRedoneAfterACrash(t *testing.T) {
 				t.Fatalf("seed %d: block %d was not cut", seed, i)
 			}
 		}
+	}
+}
+
+// A rank that is stopped right after its replay, before it has taken up the truncates that it
+// found, leaves them to the next one.
+func TestStopAfterReplayKeepsTheCuts(t *testing.T) {
+	stopped := 0
+	for seed := int64(1); seed <= 40; seed++ {
+		w := newWorld(t, seed)
+		c := w.client()
+		f := c.create(root, "f")
+		c.must(&wire.Request{Op: wire.OpSetattr, Ino: f, Set: wire.SetSize, Attr: wire.SetAttr{Size: 20 * 4096}})
+		for i := uint64(0); i < 20; i++ {
+			w.object(wire.DataObject(2, f, i), true).write(0, make([]byte, 4096))
+		}
+		w.quiet()
+		c.must(&wire.Request{Op: wire.OpSetattr, Ino: f, Set: wire.SetSize, Attr: wire.SetAttr{Size: 4096}})
+		w.crash()
+		w.cfg.Instance.Nonce++
+		w.r = New(w.cfg)
+		w.dead = false
+		w.step(Event{Kind: Start})
+		w.until("journal open", func() bool { return w.r.jw != nil })
+		if len(w.r.cuts) == 0 && w.r.inodes[f] != nil && w.r.inodes[f].rec.CutFrom != 0 {
+			stopped++
+		}
+		w.step(Event{Kind: Stop})
+		w.until("stopped", func() bool { return w.r.State() == clustermap.RankStopped })
+		w.crash()
+		w.restart()
+		w.quiet()
+		for i := uint64(1); i < 20; i++ {
+			if o := w.object(wire.DataObject(2, f, i), false); o != nil {
+				t.Fatalf("seed %d: block %d was not cut", seed, i)
+			}
+		}
+	}
+	if stopped == 0 {
+		t.Fatal("no stop came between replay and the cuts")
 	}
 }
 

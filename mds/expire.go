@@ -44,8 +44,8 @@ func (r *Rank) newSegment() {
 	at := r.jw.Mark()
 	e := r.newEntry()
 	e.tables = true
-	for _, c := range r.cuts { // replay must find the intents
-		e.dentry(c.in.home)
+	for _, in := range r.cutting() { // replay must find the intents
+		e.dentry(in.home)
 	}
 	r.segs = append(r.segs, segment{at, r.submit(e)})
 }

@@ -93,15 +93,30 @@ func (r *Rank) continueCut(c *cut) (ended bool) {
 	return true
 }
 
+// cutting lists the files of which a truncate has begun: also those that replay has found and
+// not taken up yet, or a stop at that moment would trim the intents away.
+func (r *Rank) cutting() (list []*inode) {
+	if r.replay == nil {
+		for _, c := range r.cuts {
+			list = append(list, c.in)
+		}
+		return list
+	}
+	for _, in := range r.inodes {
+		if in.rec.CutFrom != 0 && in.home != nil {
+			list = append(list, in)
+		}
+	}
+	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.ino(), b.ino()) })
+	return list
+}
+
 // redoCuts does the truncates again that the journal left half done, before any client may
 // touch the files; then continues.
 func (r *Rank) redoCuts(then func()) {
-	for _, in := range r.inodes {
-		if in.rec.CutFrom != 0 && in.home != nil {
-			r.beginCut(in, nil)
-		}
+	for _, in := range r.cutting() {
+		r.beginCut(in, nil)
 	}
-	slices.SortFunc(r.cuts, func(a, b *cut) int { return cmp.Compare(a.in.ino(), b.in.ino()) })
 	if len(r.cuts) == 0 {
 		then()
 		return
