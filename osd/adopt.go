@@ -25,6 +25,7 @@ type peer struct {
 	acked      wire.Version
 	sent       wire.Version
 	since      int64 // last progress while something is owed
+	owes       bool  // something was sent, or is about to be, that it has not acknowledged
 	sentAt     int64
 	resentAt   int64
 	leaseUntil int64

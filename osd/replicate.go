@@ -39,9 +39,13 @@ func (p *pg) flush() {
 // sendEntries sends q the next run of what it lacks.
 func (p *pg) sendEntries(q *peer) {
 	o := p.o
-	if !q.acked.Less(q.sent) {
-		q.since = o.now // it owed nothing until now
+	// A resend takes q.sent back; it must not look as if nothing had been owed, or repl_grace
+	// would begin anew with each and a member that lives but never acknowledges would stay.
+	owes := q.acked.Less(p.last)
+	if owes && !q.owes {
+		q.since = o.now
 	}
+	q.owes = owes
 	m := &wire.Repl{PG: p.id, Interval: p.interval, Epoch: o.m.Epoch, Prev: q.sent, Committed: p.committed, Sent: o.now}
 	var data [][]byte
 	bytes := 0
@@ -162,6 +166,7 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 	}
 	if q.acked.Less(m.Version) {
 		q.acked, q.since = m.Version, o.now
+		q.owes = q.acked.Less(p.last)
 		if q.sent.Less(q.acked) {
 			q.sent = q.acked
 		}

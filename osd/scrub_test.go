@@ -19,6 +19,7 @@ type trio struct {
 	tid     wire.Tid
 	replies map[wire.Tid]Reply
 	lose    func(to wire.OSDID, m wire.Message) bool
+	asked   []Proposal // what the primary proposed; nobody decides
 }
 
 func newTrio(t *testing.T) *trio {
@@ -47,6 +48,7 @@ func (w *trio) run(ticks int) {
 			for i, o := range w.osds {
 				w.stores[i].Commit(-1)
 				e := *o.Flush()
+				w.asked = append(w.asked, e.Proposals...)
 				sends, replies := append([]Send{}, e.Sends...), append([]Reply{}, e.Replies...)
 				o.Done()
 				for _, r := range replies {
