@@ -57,6 +57,8 @@ type record struct {
 	done      bool
 	errno     uint32
 	out       string
+
+	hidden bool // linearize: what it wrote is shown by no read
 }
 
 func (r *record) String() string {

@@ -28,6 +28,7 @@ type Result struct {
 	Cuts, CutCrashes, Lost    int
 	Rot, Healed, EIO, ByLog   int
 	Gone                      int
+	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
 }
 
