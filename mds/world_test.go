@@ -234,12 +234,17 @@ func (w *world) crash() {
 	w.cfg.Epoch++
 }
 
-// restart brings a new holder up and lets the clients reconnect.
-func (w *world) restart() {
+// nextLife starts the next holder.
+func (w *world) nextLife() {
 	w.cfg.Instance.Nonce++
 	w.r = New(w.cfg)
 	w.dead = false
 	w.step(Event{Kind: Start})
+}
+
+// restart brings a new holder up and lets the clients reconnect.
+func (w *world) restart() {
+	w.nextLife()
 	w.until("reconnect", func() bool {
 		return w.r.State() == clustermap.RankReconnect || w.r.State() == clustermap.RankActive
 	})
