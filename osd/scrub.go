@@ -51,10 +51,15 @@ func (o *OSD) Scrub(id wire.PGID, deep, repair bool) error {
 	case p.scrub != nil:
 		return fmt.Errorf("pg %v is being scrubbed", id)
 	}
-	p.scrub = &scrub{deep: deep, repair: repair, sum: ScrubSum{Deep: deep, Running: true, At: o.now}}
+	p.beginScrub(deep, repair)
+	return nil
+}
+
+// beginScrub starts a scrub of an active PG of which this is the primary and none runs.
+func (p *pg) beginScrub(deep, repair bool) {
+	p.scrub = &scrub{deep: deep, repair: repair, sum: ScrubSum{Deep: deep, Running: true, At: p.o.now}}
 	p.scrubbed = p.scrub.sum
 	p.scrubNext()
-	return nil
 }
 
 // Scrubbed is what the present scrub of a PG has found so far, or the last one.
@@ -129,7 +134,7 @@ func (p *pg) scrubByItself() {
 		return
 	}
 	p.scrubDue = o.now + o.cfg.ScrubNs
-	_ = o.Scrub(p.id, true, false) // active and nothing runs: it begins
+	p.beginScrub(true, false)
 }
 
 // members counts the others in S.
