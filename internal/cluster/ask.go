@@ -139,3 +139,17 @@ func InodeOf(what string) (string, error) {
 		return "/" + strings.TrimPrefix(strings.TrimPrefix(abs, m.Point), "/"), nil
 	}
 }
+
+// oneAsk bounds each question: whoever is stopped must not stop us.
+const oneAsk = time.Second
+
+// askInto asks an admin socket, no longer than oneAsk.
+func askInto(ctx context.Context, path, cmd string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, oneAsk)
+	defer cancel()
+	v, err := admin.Call(ctx, path, cmd, nil)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(v, into)
+}

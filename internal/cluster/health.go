@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -152,15 +151,7 @@ func localHealth(ctx context.Context, dir, cluster string) []Warning {
 		out = append(out, w)
 		mu.Unlock()
 	}
-	ask := func(path, cmd string, into any) error {
-		ctx, cancel := context.WithTimeout(ctx, oneAsk)
-		defer cancel()
-		v, err := admin.Call(ctx, path, cmd, nil)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(v, into)
-	}
+	ask := func(path, cmd string, into any) error { return askInto(ctx, path, cmd, into) }
 	slow := func(name, path string) {
 		var r watch.Report
 		if ask(path, "slow", &r) != nil {

@@ -2,13 +2,11 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/capstan-fs/capstan/client"
 	"github.com/capstan-fs/capstan/clustermap"
@@ -19,9 +17,6 @@ import (
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 )
-
-// oneAsk bounds each question: whoever is stopped must not stop us.
-const oneAsk = time.Second
 
 // scene is what everybody said.
 type scene struct {
@@ -57,15 +52,7 @@ func look(ctx context.Context, dir string) *scene {
 	s.host, _ = os.Hostname()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	ask := func(path, cmd string, into any) error {
-		ctx, cancel := context.WithTimeout(ctx, oneAsk)
-		defer cancel()
-		v, err := admin.Call(ctx, path, cmd, nil)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(v, into)
-	}
+	ask := func(path, cmd string, into any) error { return askInto(ctx, path, cmd, into) }
 	all, err := Mounts()
 	if err != nil {
 		s.notes = append(s.notes, err.Error())
