@@ -121,6 +121,25 @@ func (c *Conn) Send(tid uint64, m wire.Message, data ...[]byte) error {
 	return c.sendLocked(&h, m, data)
 }
 
+// SendOwned is Send of data that came from Buffer and that nobody else knows: it is recycled
+// when it has been written. When Send refuses, or the stream breaks, the collector gets it.
+func (c *Conn) SendOwned(tid uint64, m wire.Message, data ...[]byte) error {
+	if c.sess != nil {
+		return c.Send(tid, m, data...) // kept until the peer acknowledges it
+	}
+	h := headerOf(tid, m, data)
+	if int(h.dataLen) > c.opt.Limits.Data {
+		return fmt.Errorf("msgr: send %v to %v: %w: %d bytes of data", h.typ, c.peer, ErrTooLarge, h.dataLen)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.sendLocked(&h, m, data); err != nil {
+		return err
+	}
+	c.out.owned = append(c.out.owned, data...)
+	return nil
+}
+
 func (c *Conn) sendLocked(h *header, m wire.Message, data [][]byte) error {
 	if c.closed || c.ended {
 		return fmt.Errorf("msgr: send %v to %v: %w", h.typ, c.peer, ErrClosed)

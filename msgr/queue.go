@@ -14,6 +14,7 @@ const inlineData = 2 << 10
 type queue struct {
 	segs   [][]byte
 	chunks []*chunk // given back once everything is written
+	owned  [][]byte // recycled then
 	open   bool     // the last segment ends where the last chunk ends, and can grow
 	bytes  int
 	first  int // segments before it are written
@@ -136,6 +137,11 @@ func (q *queue) reset() {
 		chunkPool.Put(c)
 		q.chunks[i] = nil
 	}
+	for _, b := range q.owned {
+		Recycle(b)
+	}
+	clear(q.owned)
+	q.owned = q.owned[:0]
 	clear(q.segs)
 	q.segs, q.chunks = q.segs[:0], q.chunks[:0]
 	q.open, q.bytes, q.first = false, 0, 0

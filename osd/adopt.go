@@ -70,7 +70,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	}
 	if p.role != rolePrimary {
 		for _, e := range p.log {
-			e.waiters, e.muts, e.noMuts = nil, nil, true
+			e.waiters, e.muts, e.noMuts, e.data = nil, nil, true, nil
 		}
 		if wasPrimary && cfg.Primary != wire.NoOSD {
 			o.send(cfg.Primary, &wire.LeaseReleased{PG: p.id, Interval: cfg.Interval})

@@ -93,7 +93,7 @@ func (x *exec) step(op *wire.ObjOp, r *wire.ObjResult) uint32 {
 		if n > wire.MaxOpData {
 			return e2BIG
 		}
-		b := make([]byte, n)
+		b := x.p.o.cfg.Buffer(int(n))
 		k, err := st.Read(id, x.name, op.Off, b)
 		if err != nil {
 			return eIO

@@ -14,13 +14,14 @@ type op struct {
 	tid  wire.Tid
 	at   int64
 	msg  *wire.OSDOp
+	data []byte // of the frame: msg's steps refer to it
 	muts bool
 	why  string // what it waits for, for people
 }
 
 func (o *OSD) reply(q *op, m *wire.OSDReply, data ...[]byte) {
 	m.Epoch = o.m.Epoch
-	o.eff.Replies = append(o.eff.Replies, Reply{q.conn, q.tid, m, data})
+	o.eff.Replies = append(o.eff.Replies, Reply{Conn: q.conn, Tid: q.tid, Msg: m, Data: data})
 }
 
 // clientOp is §4.1: the barrier comes before anything else.
@@ -34,6 +35,7 @@ func (o *OSD) clientOp(q *op, data []byte) {
 	for i := range q.msg.Ops {
 		q.muts = q.muts || q.msg.Ops[i].Kind.Mutates()
 	}
+	q.data = data
 	o.start(q)
 }
 
@@ -178,7 +180,18 @@ func (p *pg) read(q *op) bool {
 	}
 	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
 	o.reply(q, r, x.data...)
+	o.eff.Replies[len(o.eff.Replies)-1].Own = onlyReads(q.msg.Ops)
 	p.readDone(q)
+	return true
+}
+
+// onlyReads: all data of the answer is in buffers made for it.
+func onlyReads(ops []wire.ObjOp) bool {
+	for i := range ops {
+		if ops[i].Kind != wire.ObjRead {
+			return false
+		}
+	}
 	return true
 }
 
@@ -231,7 +244,7 @@ func (p *pg) write(q *op) bool {
 	}
 	rec, err := wire.Append(nil, h)
 	must.NoErr(err, "encode entry %v", v)
-	e := &entry{h: h, rec: rec, muts: x.muts, waiters: []waiter{{q.conn, q.tid}}, at: q.at, logged: o.now, why: q.why}
+	e := &entry{h: h, rec: rec, muts: x.muts, waiters: []waiter{{q.conn, q.tid}}, data: q.data, at: q.at, logged: o.now, why: q.why}
 	if h.After == h.Prior {
 		e.muts = nil
 	}
@@ -295,7 +308,7 @@ func (p *pg) answer(w waiter, h *wire.LogEntry) {
 	if len(h.ResData) > 0 {
 		data = [][]byte{h.ResData}
 	}
-	p.o.eff.Replies = append(p.o.eff.Replies, Reply{w.conn, w.tid, r, data})
+	p.o.eff.Replies = append(p.o.eff.Replies, Reply{Conn: w.conn, Tid: w.tid, Msg: r, Data: data})
 }
 
 // advance is R4: it moves the watermark to what every member, the pending one and the own store
@@ -352,7 +365,11 @@ func (p *pg) dropMuts() {
 		}
 	}
 	for i := p.after(have) - 1; i >= 0 && !p.log[i].noMuts; i-- {
-		p.log[i].muts, p.log[i].noMuts = nil, true
+		e := p.log[i]
+		if len(e.data) > 0 && p.unsent(e) {
+			p.o.eff.Free = append(p.o.eff.Free, e.data)
+		}
+		e.muts, e.noMuts, e.data = nil, true, nil
 	}
 }
 

@@ -56,6 +56,9 @@ type Config struct {
 	// that this primary commits; for checkers.
 	Logged, Committed func(pg wire.PGID, h *wire.LogEntry)
 
+	// Buffer makes room for n bytes of a reply, with any contents; nil: make.
+	Buffer func(n int) []byte
+
 	// UpSet says where replicas should be; nil: the map's CRUSH. Sim has its own.
 	UpSet func(*clustermap.OSDMap, wire.PGID) []wire.OSDID
 }
@@ -72,6 +75,9 @@ func (c *Config) defaults() {
 	def(&c.ResendNs, 300e6)
 	def(&c.HeartbeatNs, 1e9)
 	def(&c.StrayNs, 60e9)
+	if c.Buffer == nil {
+		c.Buffer = func(n int) []byte { return make([]byte, n) }
+	}
 	if c.UpSet == nil {
 		c.UpSet = (*clustermap.OSDMap).UpSet
 	}
@@ -124,6 +130,7 @@ type Reply struct {
 	Tid  wire.Tid
 	Msg  *wire.OSDReply
 	Data [][]byte
+	Own  bool // Data came from Config.Buffer, and nobody else knows it
 }
 
 // Proposal is a compare-and-set of a PG's configuration at the monitors (M1).
@@ -143,6 +150,7 @@ type Effects struct {
 	Proposals []Proposal
 	Failures  []wire.OSDID // silent peers, to be reported to the monitors
 	Slow      []SlowOp     // for the log
+	Free      [][]byte     // of Event.Data: every replica has it and no message refers to it any more
 	WantEpoch wire.Epoch   // fetch a map at least this new; 0: none wanted
 }
 
@@ -244,7 +252,8 @@ func (o *OSD) Done() {
 	clear(o.eff.Replies)
 	clear(o.eff.Proposals)
 	clear(o.eff.Slow)
-	o.eff = Effects{Slow: o.eff.Slow[:0], Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
+	clear(o.eff.Free)
+	o.eff = Effects{Free: o.eff.Free[:0], Slow: o.eff.Slow[:0], Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
 }
 
 // Stats returns the counters.

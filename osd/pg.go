@@ -30,6 +30,8 @@ type entry struct {
 	rec     []byte
 	muts    []wire.ObjOp
 	noMuts  bool
+	data    []byte // primary: what arrived with the operation and muts refer to
+	sent    sentTo
 	waiters []waiter
 
 	at, logged int64  // primary: when the op came, and when it got its version

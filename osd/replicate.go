@@ -60,6 +60,7 @@ func (p *pg) sendEntries(q *peer) {
 			}
 		}
 		m.Entries = append(m.Entries, re)
+		e.sent.add(q)
 		q.sent = e.h.Version
 	}
 	q.sentAt = o.now

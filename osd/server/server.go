@@ -137,7 +137,7 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	}
 	d.self = msgr.Peer{Instance: inst, Addr: addr, Cluster: cfg.Cluster}
 	core := cfg.Core
-	core.ID, core.Instance, core.Stored, core.SlowNs = cfg.ID, inst, d.stored, int64(cfg.Slow)
+	core.ID, core.Instance, core.Stored, core.SlowNs, core.Buffer = cfg.ID, inst, d.stored, int64(cfg.Slow), msgr.Buffer
 	d.core = osd.New(core, d.store, now())
 	d.srv = msgr.ServeWith(l, d.self, d.accept, lineOptions(cfg.Log))
 	if d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log}); err != nil {
@@ -271,7 +271,11 @@ func (d *Daemon) carryOut(e *osd.Effects) {
 	for i := range e.Replies {
 		r := &e.Replies[i]
 		if c := d.conns[r.Conn]; c != nil {
-			if err := c.Send(uint64(r.Tid), r.Msg, r.Data...); err != nil {
+			send := c.Send
+			if r.Own {
+				send = c.SendOwned
+			}
+			if err := send(uint64(r.Tid), r.Msg, r.Data...); err != nil {
 				c.Close() // its client is gone or does not read: it will ask again
 				continue
 			}
@@ -280,6 +284,11 @@ func (d *Daemon) carryOut(e *osd.Effects) {
 	}
 	for i := range e.Sends {
 		d.sendPeer(&e.Sends[i])
+	}
+	if d.cfg.Opened == nil { // a store of tests may keep what it was given
+		for _, b := range e.Free {
+			msgr.Recycle(b)
+		}
 	}
 	for i := range e.Proposals {
 		d.propose(e.Proposals[i])

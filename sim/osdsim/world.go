@@ -458,6 +458,11 @@ func (n *node) step(ev *osd.Event) {
 			w.replied(n, c, tid, r.Msg)
 		}
 	}
+	for _, b := range e.Free { // whoever still refers to it will say nonsense
+		for i := range b {
+			b[i] = 0xee
+		}
+	}
 	for i := range e.Proposals {
 		n.propose(e.Proposals[i])
 	}
