@@ -59,6 +59,7 @@ type fsMapRecord struct {
 	Ranks        []rankRecord
 	Standbys     []DaemonInfo
 	NextInoRange uint64
+	MaxRanks     uint32
 }
 
 type rankRecord struct {
@@ -186,7 +187,7 @@ func (c *PGConfig) Check() error {
 
 // Encode gives the bytes of m.
 func (m *FSMap) Encode() []byte {
-	rec := fsMapRecord{Epoch: m.Epoch, MetaPool: m.MetaPool, DataPool: m.DataPool, NextInoRange: m.NextInoRange}
+	rec := fsMapRecord{Epoch: m.Epoch, MetaPool: m.MetaPool, DataPool: m.DataPool, NextInoRange: m.NextInoRange, MaxRanks: m.MaxRanks}
 	for _, r := range slices.Sorted(maps.Keys(m.Ranks)) {
 		rec.Ranks = append(rec.Ranks, rankRecord{Rank: r, Info: m.Ranks[r]})
 	}
@@ -202,12 +203,12 @@ func DecodeFSMap(b []byte) (*FSMap, error) {
 	if err := wire.Unmarshal(b, &rec); err != nil {
 		return nil, fmt.Errorf("fsmap: %w", err)
 	}
-	m := (&FSMap{Epoch: rec.Epoch, MetaPool: rec.MetaPool, DataPool: rec.DataPool, NextInoRange: rec.NextInoRange}).Clone()
-	if len(rec.Ranks) > maxRanks || len(rec.Standbys) > maxRanks {
+	m := (&FSMap{Epoch: rec.Epoch, MetaPool: rec.MetaPool, DataPool: rec.DataPool, NextInoRange: rec.NextInoRange, MaxRanks: rec.MaxRanks}).Clone()
+	if len(rec.Ranks) > maxRanks || len(rec.Standbys) > maxRanks || rec.MaxRanks > wire.MaxRanks {
 		return nil, fmt.Errorf("fsmap %d: too large", m.Epoch)
 	}
 	for _, r := range rec.Ranks {
-		if _, dup := m.Ranks[r.Rank]; dup || r.Rank < 0 || r.Info.State > RankDamaged || r.Info.Assigned > m.Epoch {
+		if _, dup := m.Ranks[r.Rank]; dup || r.Rank < 0 || r.Rank >= wire.MaxRanks || r.Info.State > RankDamaged || r.Info.Assigned > m.Epoch {
 			return nil, fmt.Errorf("fsmap %d: entry of rank %d makes no sense", m.Epoch, r.Rank)
 		}
 		m.Ranks[r.Rank] = r.Info

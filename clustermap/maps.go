@@ -101,6 +101,15 @@ type FSMap struct {
 	Standbys map[wire.Instance]DaemonInfo
 	// NextInoRange numbers the next range of 2^40 inode numbers (wire.FirstFreeIno = range 1).
 	NextInoRange uint64
+	// MaxRanks is how many ranks there should be: 0 to MaxRanks-1. A rank above that stops when it owns nothing.
+	MaxRanks uint32
+}
+
+// Wanted reports whether rank r should be held by a daemon: it is one of those that there should
+// be, or one that has yet to stop cleanly, since its journal may hold what is nowhere else.
+func (m *FSMap) Wanted(r wire.Rank) bool {
+	in, ok := m.Ranks[r]
+	return ok && (uint32(r) < m.MaxRanks || in.Created && in.State != RankStopped)
 }
 
 // RankInfo is one rank and its holder.

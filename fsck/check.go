@@ -68,10 +68,16 @@ func (m *Model) checkRecords() {
 	}
 }
 
-// checkSystem looks at the names in the base directory.
+// checkSystem looks at the names in the base directories.
 func (m *Model) checkSystem() {
-	base := m.dir(mds.BaseIno)
-	names, inos := mds.SystemDirs(m.p.Rank)
+	for _, r := range m.ranks() {
+		m.checkBase(r)
+	}
+}
+
+func (m *Model) checkBase(rank wire.Rank) {
+	base := m.dir(wire.BaseDir(rank))
+	names, inos := mds.SystemDirs(rank)
 	for i, what := range names {
 		n := base.names[what]
 		if n != nil && n.isDir() && n.rec.Ino == inos[i] {
@@ -104,9 +110,9 @@ func (m *Model) checkHomes() {
 		links, stray := h.dir.isLinks(m), h.dir.isStray(m)
 		rem := len(m.remotes[ino])
 		switch {
-		case rem > 0 && (!links || h.name != mds.StrayName(ino) || h.dir.ino != wire.LinksDir(m.p.Rank, mds.ShardOf(ino))):
+		case rem > 0 && (!links || h.name != mds.StrayName(ino) || h.dir.shard() != mds.ShardOf(ino)):
 			m.find(HomeMisplaced, ino.String(), m.pathOf(ino), func() { m.moveToLinks(h) }, "it has %d more names and lives in %v", rem, h)
-		case stray && (h.name != mds.StrayName(ino) || h.dir.ino != wire.StrayDir(m.p.Rank, mds.ShardOf(ino))):
+		case stray && (h.name != mds.StrayName(ino) || h.dir.shard() != mds.ShardOf(ino)):
 			m.find(HomeMisplaced, ino.String(), "", func() { m.moveToStray(h) }, "a stray filed as %v", h)
 		case links && rem == 0:
 			m.find(InodeUnnamed, ino.String(), "", func() { m.nameInLost(h) }, "%v has no name", h)
@@ -141,7 +147,10 @@ func (m *Model) better(a, b *name) int {
 // checkReach: the base leads to every directory that has contents or a name.
 func (m *Model) checkReach() {
 	const good, bad = 1, 2
-	state := map[wire.Ino]int{mds.BaseIno: good}
+	state := map[wire.Ino]int{}
+	for _, r := range m.ranks() {
+		state[wire.BaseDir(r)] = good
+	}
 	for _, d := range m.sortedDirs() {
 		var path []wire.Ino
 		at := d.ino
@@ -167,7 +176,7 @@ func (m *Model) checkReach() {
 		}
 	}
 	for _, d := range m.sortedDirs() {
-		if len(m.homes[d.ino]) > 0 || d.ino == mds.BaseIno || !d.object && len(d.sorted()) == 0 {
+		if len(m.homes[d.ino]) > 0 || d.ino.IsBaseDir() || !d.object && len(d.sorted()) == 0 {
 			continue
 		}
 		if m.p.Live && m.touched[d.ino] {
@@ -259,7 +268,7 @@ func (m *Model) checkDirs() {
 	}
 	for _, d := range m.sortedDirs() {
 		h := m.homes[d.ino]
-		if d.ino != mds.BaseIno && (len(h) == 0 || h[0].dir.isStray(m)) || !d.hasHdr {
+		if !d.ino.IsBaseDir() && (len(h) == 0 || h[0].dir.isStray(m)) || !d.hasHdr {
 			continue // removed, or being removed
 		}
 		names := d.sorted()

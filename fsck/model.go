@@ -18,8 +18,23 @@ type Params struct {
 	MetaPool, DataPool uint32
 	ObjectSize         uint32    // of files that are made of orphaned data
 	InoRanges          []uint64  // ranges of 2^40 numbers that the rank owns; empty: not known
+	Others             []Other   // the other ranks of the file system; a repair knows none
 	Live               bool      // the rank runs: what the journal does not speak of may be under way
 	Now                wire.Time // for times of what a repair makes
+}
+
+// Other is a further rank: its journal speaks of directories too.
+type Other struct {
+	Rank      wire.Rank
+	InoRanges []uint64
+}
+
+// ledger is what the journal of another rank says besides its records.
+type ledger struct {
+	Other
+	inoEnd   wire.Ino
+	expire   journal.Pos
+	journals []uint64
 }
 
 // Model is the file system as the facts show it. A file costs it some 700 bytes.
@@ -32,6 +47,7 @@ type Model struct {
 	touched  map[wire.Ino]bool // inodes and directories that the journal speaks of
 	expire   journal.Pos
 	journals []uint64 // places of journal objects
+	others   map[wire.Rank]*ledger
 	unknown  []string
 	inoEnd   wire.Ino
 	inoMax   wire.Ino
@@ -88,7 +104,11 @@ func New(p Params) *Model {
 	if p.ObjectSize == 0 {
 		p.ObjectSize = 4 << 20
 	}
-	return &Model{p: p, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{},
+	others := map[wire.Rank]*ledger{}
+	for _, o := range p.Others {
+		others[o.Rank] = &ledger{Other: o}
+	}
+	return &Model{p: p, others: others, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{},
 		setIndex: map[wire.Ino]*mds.IndexRecord{}}
 }
 
@@ -104,9 +124,12 @@ func (m *Model) dir(ino wire.Ino) *dir {
 // MetaObject takes the name of an object of the metadata pool.
 func (m *Model) MetaObject(object string) {
 	kind, n, rank := mds.MetaObject(object)
-	switch {
-	case kind == mds.MetaUnknown, (kind == mds.MetaJournal || kind == mds.MetaJournalHead) && rank != m.p.Rank:
+	journal := kind == mds.MetaJournal || kind == mds.MetaJournalHead
+	switch o := m.others[rank]; {
+	case kind == mds.MetaUnknown, journal && rank != m.p.Rank && o == nil:
 		m.unknown = append(m.unknown, object)
+	case kind == mds.MetaJournal && rank != m.p.Rank:
+		o.journals = append(o.journals, n)
 	case kind == mds.MetaDir:
 		m.dir(wire.Ino(n)).object = true
 	case kind == mds.MetaJournal:
@@ -170,8 +193,8 @@ func (m *Model) record(d *dir, what string, rec mds.DentryRecord) {
 	n.rec, n.bad = rec, ""
 }
 
-// Entry takes one entry of the journal.
-func (m *Model) Entry(e *mds.EntryRecord) error {
+// Entry takes one entry of a rank's journal.
+func (m *Model) Entry(rank wire.Rank, e *mds.EntryRecord) error {
 	for i := range e.Dentries {
 		x := &e.Dentries[i]
 		rec, err := mds.DecodeDentry(x.Rec)
@@ -197,6 +220,13 @@ func (m *Model) Entry(e *mds.EntryRecord) error {
 		d.journal, m.touched[d.ino] = true, true
 		d.header(h)
 	}
+	if o := m.others[rank]; o != nil {
+		o.inoEnd = max(o.inoEnd, e.InoEnd)
+		if t := e.Tables; t != nil {
+			o.inoEnd = max(o.inoEnd, t.InoEnd)
+		}
+		return nil
+	}
 	m.inoEnd = max(m.inoEnd, e.InoEnd)
 	if t := e.Tables; t != nil {
 		m.inoEnd, m.inoMax = max(m.inoEnd, t.InoEnd), max(m.inoMax, t.InoMax)
@@ -204,8 +234,24 @@ func (m *Model) Entry(e *mds.EntryRecord) error {
 	return nil
 }
 
-// Expire takes the position at which the journal begins.
-func (m *Model) Expire(at journal.Pos) { m.expire = at }
+// Expire takes the position at which a rank's journal begins.
+func (m *Model) Expire(rank wire.Rank, at journal.Pos) {
+	if o := m.others[rank]; o != nil {
+		o.expire = at
+		return
+	}
+	m.expire = at
+}
+
+// ranks are all that there are, in order.
+func (m *Model) ranks() []wire.Rank {
+	out := []wire.Rank{m.p.Rank}
+	for _, o := range m.p.Others {
+		out = append(out, o.Rank)
+	}
+	slices.Sort(out)
+	return out
+}
 
 // Gone says that a directory's object that was listed is no more.
 func (m *Model) Gone(ino wire.Ino) { m.dir(ino).object = false }
@@ -263,7 +309,7 @@ func (m *Model) Sum() (s Sum) {
 				s.Names++
 			}
 		}
-		if m.homes[d.ino] != nil || d.ino == mds.BaseIno {
+		if m.homes[d.ino] != nil || d.ino.IsBaseDir() {
 			s.Dirs++
 		}
 	}
@@ -288,10 +334,17 @@ func (n *name) String() string {
 
 func (n *name) isDir() bool { return n.home() && n.rec.Inode.Mode&modeType == modeDir }
 
-func (d *dir) isStray(m *Model) bool { return within(d.ino, wire.StrayDir(m.p.Rank, 0)) }
-func (d *dir) isLinks(m *Model) bool { return within(d.ino, wire.LinksDir(m.p.Rank, 0)) }
+func (d *dir) isStray(*Model) bool { return d.ino.IsStrayDir() }
+func (d *dir) isLinks(*Model) bool { return d.ino.IsLinksDir() }
 
-func within(ino, first wire.Ino) bool { return ino >= first && ino < first+wire.SystemShards }
+// shard is which of its rank's stray or links directories d is.
+func (d *dir) shard() int {
+	first := wire.StrayDir(0, 0)
+	if d.ino.IsLinksDir() {
+		first = wire.LinksDir(0, 0)
+	}
+	return int(d.ino-first) % wire.SystemShards
+}
 
 // sorted is a directory's names in order, nulls left out.
 func (d *dir) sorted() []*name {
@@ -332,7 +385,7 @@ func (m *Model) pathOf(ino wire.Ino) string {
 		if ino == wire.RootIno {
 			return max("/", path)
 		}
-		if ino == mds.BaseIno {
+		if ino.IsBaseDir() {
 			return ""
 		}
 		h := m.homes[ino]

@@ -8,7 +8,7 @@ import (
 // What is left of a trimmed journal, and what is nobody's, is named; the first goes.
 func TestWhatIsNotOfTheTree(t *testing.T) {
 	m := New(Params{MetaPool: 1, DataPool: 2})
-	m.Expire(9 << 20) // in object 2
+	m.Expire(0, 9<<20) // in object 2
 	for _, o := range []string{"journal.0.00000001", "journal.0.00000002", "journal.0.head", "journal.7.head", "something", "index.10000000"} {
 		m.MetaObject(o)
 	}

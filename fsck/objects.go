@@ -24,13 +24,13 @@ func top(in *mds.InodeRecord) uint64 {
 }
 
 func (m *Model) checkData() {
-	newest := wire.Ino(0)
+	newest := map[wire.Ino]wire.Ino{} // by range: each rank gives out of its own
 	for ino := range m.homes {
-		newest = max(newest, ino)
+		newest[ino>>40] = max(newest[ino>>40], ino)
 	}
 	for _, ino := range sortedKeys(m.data) {
 		blocks := m.data[ino]
-		if m.p.Live && (m.touched[ino] || ino > newest) {
+		if m.p.Live && (m.touched[ino] || ino > newest[ino>>40]) {
 			continue // just made, cut or removed
 		}
 		hs := m.homes[ino]
@@ -114,6 +114,12 @@ func (m *Model) checkNumbers() {
 			continue
 		}
 		in := m.inoEnd
+		if o := m.giver(ino); o != nil {
+			if ino >= o.inoEnd && uint64(ino)>>40 == uint64(o.inoEnd)>>40 {
+				m.find(InoAboveTable, ino.String(), m.pathOf(ino), nil, "numbers from %v on are free, says the journal of rank %d", o.inoEnd, o.Rank)
+			}
+			continue
+		}
 		if len(m.p.InoRanges) > 0 && !slices.Contains(m.p.InoRanges, uint64(ino)>>40) {
 			m.find(InoAboveTable, ino.String(), m.pathOf(ino), nil, "of no range that the monitors gave to rank %d", m.p.Rank)
 			continue
@@ -122,6 +128,16 @@ func (m *Model) checkNumbers() {
 			m.find(InoAboveTable, ino.String(), m.pathOf(ino), func() { m.inoEnd = max(m.inoEnd, ino+1) }, "numbers from %v on are free, says the journal", in)
 		}
 	}
+}
+
+// giver is the other rank whose range ino is of; nil: none.
+func (m *Model) giver(ino wire.Ino) *ledger {
+	for _, r := range m.ranks() {
+		if o := m.others[r]; o != nil && slices.Contains(o.InoRanges, uint64(ino)>>40) {
+			return o
+		}
+	}
+	return nil
 }
 
 // Floor is the number below which nothing may be given out any more before a repair, with
@@ -148,6 +164,16 @@ func (m *Model) checkPool() {
 		if (i+1)*journal.ObjectBytes <= uint64(m.expire) {
 			obj := wire.ObjectID{Pool: m.p.MetaPool, Name: journal.ObjectName(mds.JournalPrefix(m.p.Rank), i)}
 			m.find(JournalLeftover, obj.String(), "", func() { m.dropObject(obj, i) }, "the journal begins at %d", m.expire)
+		}
+	}
+	for _, r := range m.ranks() {
+		if o := m.others[r]; o != nil {
+			for _, i := range o.journals {
+				if (i+1)*journal.ObjectBytes <= uint64(o.expire) {
+					obj := wire.ObjectID{Pool: m.p.MetaPool, Name: journal.ObjectName(mds.JournalPrefix(r), i)}
+					m.find(JournalLeftover, obj.String(), "", nil, "the journal of rank %d begins at %d", r, o.expire)
+				}
+			}
 		}
 	}
 	slices.Sort(m.unknown)

@@ -105,9 +105,11 @@ func ShardOf(ino wire.Ino) int { return int(uint64(ino) % wire.SystemShards) }
 // StrayName names an inode in its stray or links directory.
 func StrayName(ino wire.Ino) string { return strayName(ino) }
 
-// SystemDirs lists the names in the base directory and their inode numbers.
+// SystemDirs lists the names in a rank's base directory and their inode numbers.
 func SystemDirs(r wire.Rank) (names []string, inos []wire.Ino) {
-	names, inos = []string{rootName}, []wire.Ino{wire.RootIno}
+	if r == 0 {
+		names, inos = []string{rootName}, []wire.Ino{wire.RootIno}
+	}
 	for i := range wire.SystemShards {
 		names = append(names, strayDirName(i), linksDirName(i))
 		inos = append(inos, wire.StrayDir(r, i), wire.LinksDir(r, i))

@@ -103,7 +103,7 @@ func (r *Rank) find(name string) (*inode, error) {
 	}
 	in := r.root
 	if in == nil {
-		return nil, fmt.Errorf("the rank is not ready")
+		return nil, fmt.Errorf("rank %d has no root, or is not ready", r.cfg.Rank)
 	}
 	for _, part := range strings.Split(name, "/") {
 		if part == "" || part == "." {

@@ -80,6 +80,8 @@ type Rank struct {
 	fsmap  *clustermap.FSMap
 	state  clustermap.RankState
 
+	retiring bool // there should be fewer ranks: this one stops when it owns nothing
+
 	barrier wire.Epoch
 
 	// journal and output
@@ -210,6 +212,7 @@ func (r *Rank) dispatch(ev *Event) {
 		}
 		if ev.FSMap != nil {
 			r.fsmap = ev.FSMap
+			r.retiring = r.cfg.Rank > 0 && uint32(r.cfg.Rank) >= r.fsmap.MaxRanks
 		}
 	case Stop:
 		r.stop()
@@ -225,6 +228,9 @@ func (r *Rank) onMessage(ev *Event) {
 	}
 	s := r.sessions[ev.Session]
 	if q, ok := ev.Msg.(*wire.Request); ok {
+		if s != nil && s.state == sessClosing && r.state == clustermap.RankStopping {
+			return // a rank that retires: the client hears so, and asks whoever owns it now
+		}
 		if s == nil || s.state == sessDead || s.state == sessEvicting || s.state == sessClosing {
 			r.eff.Sends = append(r.eff.Sends, Send{ev.Session, ev.Tid, &wire.Evicted{Reason: "no session"}})
 			return
@@ -253,6 +259,7 @@ func (r *Rank) background() {
 	r.dropIdle()
 	r.recallUnderPressure()
 	r.letIn()
+	r.retire()
 }
 
 // settle lets the locks come to rest and runs what they woke, until nothing moves. A request

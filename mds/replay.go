@@ -364,10 +364,10 @@ func (r *Rank) baseDir() *dir { return r.dirOf(r.base) }
 
 // makeBase makes up the base directory's inode.
 func (r *Rank) makeBase() {
-	r.base = r.newInode(inodeRec{Ino: baseIno, Mode: modeDir | 0o700, Nlink: 1})
+	r.base = r.newInode(inodeRec{Ino: wire.BaseDir(r.cfg.Rank), Mode: modeDir | 0o700, Nlink: 1})
 }
 
-// makeTree makes an empty file system: one entry.
+// makeTree makes an empty file system, or what a further rank of one has of its own: one entry.
 func (r *Rank) makeTree() {
 	b := r.baseDir()
 	b.loaded, b.complete = true, true
@@ -382,7 +382,9 @@ func (r *Rank) makeTree() {
 		ent.dentry(dn)
 		ent.header(in.dir)
 	}
-	add(rootName, wire.RootIno, 0o755)
+	if r.cfg.Rank == 0 {
+		add(rootName, wire.RootIno, 0o755)
+	}
 	for i := 0; i < wire.SystemShards; i++ {
 		add(strayDirName(i), wire.StrayDir(r.cfg.Rank, i), 0o700)
 		add(linksDirName(i), wire.LinksDir(r.cfg.Rank, i), 0o700)
@@ -419,7 +421,7 @@ func (r *Rank) whenComplete(d *dir, fn func()) {
 
 func (r *Rank) systemLoaded() {
 	r.root = r.inodes[wire.RootIno]
-	if r.root == nil {
+	if r.root == nil && r.cfg.Rank == 0 {
 		r.damaged(fmt.Errorf("mds: the base directory has no root"))
 		return
 	}

@@ -98,9 +98,12 @@ func (r *Rank) sendOpened(s *session, tid uint64, pos journal.Pos) {
 		Barrier:    r.barrier,
 		LayoutPool: r.cfg.DataPool, ObjectSize: r.cfg.ObjectSize,
 	}
-	st, stamp := r.statFor(r.root, s, wire.MaskAll, 0)
-	m.RootStat = *st
-	r.send(s, max(pos, stamp), tid, m)
+	if r.root != nil { // only rank 0 has it
+		st, stamp := r.statFor(r.root, s, wire.MaskAll, 0)
+		m.RootStat = *st
+		pos = max(pos, stamp)
+	}
+	r.send(s, pos, tid, m)
 }
 
 // replayOpens takes the opens that came before the rank was active.

@@ -10,14 +10,15 @@ import (
 
 // System directories. The base directory has the home dentries of root, of the links
 // directories and of the stray ones, so that all of these are inodes like any other. Its own
-// inode is made up at every start; its dirfrag object is 2.00000000.dir.
+// inode is made up at every start; its dirfrag object is 2.00000000.dir for rank 0. Every rank has
+// its own base, stray and links directories; only that of rank 0 has the root.
 //
 // A stray is an inode of nlink 0. Its dentry in the stray directory is also its place in the
 // purge queue: it stays, journaled, until no client can use the inode, its objects are gone
 // from the OSDs, and the entry that removes it is submitted. So a crash at any point only
 // makes the next holder delete again what may be gone already.
 
-const baseIno wire.Ino = 2
+const baseIno wire.Ino = 2 // of rank 0
 
 const (
 	rootName = "root"
@@ -29,7 +30,7 @@ func linksDirName(shard int) string { return fmt.Sprintf("links%d", shard) }
 // strayName names an inode in its stray or links directory.
 func strayName(ino wire.Ino) string { return strconv.FormatUint(uint64(ino), 16) }
 
-func isLinksDir(ino wire.Ino) bool { return ino >= wire.LinksDir(0, 0) && ino < wire.FirstFreeIno }
+func isLinksDir(ino wire.Ino) bool { return ino.IsLinksDir() }
 
 func (r *Rank) systemDir(ino wire.Ino) *dir {
 	in := r.inodes[ino]

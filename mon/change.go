@@ -39,6 +39,7 @@ var kinds = map[byte]func() Change{
 	21: func() Change { return &OSDRemove{} },
 	22: func() Change { return &PoolSet{} },
 	23: func() Change { return &Except{} },
+	24: func() Change { return &FSRanks{} },
 }
 
 func kindOf(c Change) byte {

@@ -45,7 +45,7 @@ func (c *Bootstrap) apply(e *edit) error {
 		return refuse(EINVAL, "%v", err)
 	}
 	fs := e.fsMap()
-	fs.MetaPool, fs.DataPool, fs.NextInoRange = MetaPool, DataPool, 1
+	fs.MetaPool, fs.DataPool, fs.NextInoRange, fs.MaxRanks = MetaPool, DataPool, 1, 1
 	fs.Ranks[0] = clustermap.RankInfo{State: clustermap.RankNone}
 	e.mon = &clustermap.MonMap{Epoch: 1, Cluster: c.Cluster, Mons: slices.Clone(c.Mons)}
 	return nil

@@ -29,6 +29,8 @@ func (c *MDSAssign) apply(e *edit) error {
 		return refuse(ESTALE, "rank %d is held by %v", c.Rank, in.Daemon.Instance)
 	case in.State == clustermap.RankDamaged:
 		return refuse(EPERM, "rank %d is damaged", c.Rank)
+	case !e.old.FS.Wanted(c.Rank):
+		return refuse(ENOENT, "there should be no rank %d", c.Rank)
 	case c.Daemon.Instance.IsZero() || e.old.OSD.IsBlocklisted(c.Daemon.Instance):
 		return refuse(EPERM, "%v is fenced", c.Daemon.Instance)
 	}
@@ -148,6 +150,37 @@ func rankMay(from, to clustermap.RankState) bool {
 		return to == clustermap.RankActive
 	}
 	return from >= clustermap.RankReplay && to > from && to <= clustermap.RankStopping
+}
+
+// FSRanks says how many ranks there should be. New ones are free for any daemon; those above the
+// number stop when they own nothing any more, and then no daemon gets them.
+type FSRanks struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	N        uint32
+}
+
+func (c *FSRanks) String() string { return fmt.Sprintf("set the number of ranks to %d", c.N) }
+
+func (c *FSRanks) apply(e *edit) error {
+	if c.N < 1 || c.N > wire.MaxRanks {
+		return refuse(EINVAL, "a file system has 1 to %d ranks, not %d", wire.MaxRanks, c.N)
+	}
+	if e.old.FS.MaxRanks == c.N {
+		return nil
+	}
+	fs := e.fsMap()
+	for r := wire.Rank(0); uint32(r) < c.N; r++ {
+		if _, ok := fs.Ranks[r]; !ok {
+			fs.Ranks[r] = clustermap.RankInfo{State: clustermap.RankNone}
+		}
+	}
+	for r, in := range fs.Ranks {
+		if uint32(r) >= c.N && in.State == clustermap.RankNone && !in.Created && len(in.InoRanges) == 0 {
+			delete(fs.Ranks, r) // nobody ever held it
+		}
+	}
+	fs.MaxRanks = c.N
+	return nil
 }
 
 // MDSStandby lists a daemon that waits for a rank, or with Gone takes it off the list.

@@ -142,6 +142,7 @@ var verbs = []verb{
 		}
 		return &MDSRepaired{Rank: wire.Rank(r)}, nil
 	}},
+	{"fs set ranks", "N", 1, 1, (*Leader).setRanks},
 	{"pg give-up", "PG OSD UUID", 3, 3, func(l *Leader, a []string) (Change, error) {
 		m := l.state.OSD
 		for _, pg := range m.PGIDs() {
@@ -180,6 +181,21 @@ func (l *Leader) osd(s string) (clustermap.OSD, error) {
 		return o, fmt.Errorf("no OSD %q", s)
 	}
 	return o, nil
+}
+
+// setRanks reads how many ranks there should be. A rank that owns directories cannot stop: its
+// own word decides, and what its last beacon said is told to the operator at once.
+func (l *Leader) setRanks(a []string) (Change, error) {
+	n, err := strconv.ParseUint(a[0], 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no number of ranks", a[0])
+	}
+	for _, d := range l.mdss.daemons {
+		if r, _, holds := l.state.FS.Holder(d.info.Instance); holds && uint64(r) >= n && d.owns > 0 {
+			return nil, fmt.Errorf("rank %d owns %d directories, and handing a tree back is not built yet: it cannot stop; `capstan fs subtrees` lists them", r, d.owns)
+		}
+	}
+	return &FSRanks{N: uint32(min(n, 1<<31))}, nil
 }
 
 // drain takes an OSD's whole share away, if enough others are left to hold the replicas.
@@ -305,6 +321,9 @@ func (l *Leader) showStatus() any {
 	}
 	for _, r := range sortedKeys(l.state.FS.Ranks) {
 		in := l.state.FS.Ranks[r]
+		if !l.state.FS.Wanted(r) {
+			continue
+		}
 		s.Ranks = append(s.Ranks, fmt.Sprintf("%d: %v mds.%s", r, in.State, in.Daemon.Name))
 		if in.State != clustermap.RankActive {
 			s.Problems = append(s.Problems, fmt.Sprintf("rank %d is %v", r, in.State))
@@ -470,6 +489,7 @@ func (l *Leader) showFS() any {
 		Name      string   `json:"name"`
 		Instance  string   `json:"instance"`
 		Addr      string   `json:"addr"`
+		Wanted    bool     `json:"wanted"` // false: it has stopped, because there should be fewer
 		LeaseWait bool     `json:"lease_wait"`
 		FencedAt  uint64   `json:"fenced_at"`
 		InoRanges []uint64 `json:"ino_ranges"`
@@ -478,12 +498,13 @@ func (l *Leader) showFS() any {
 		Epoch    uint64   `json:"epoch"`
 		MetaPool uint32   `json:"meta_pool"`
 		DataPool uint32   `json:"data_pool"`
+		MaxRanks uint32   `json:"max_ranks"`
 		Ranks    []rank   `json:"ranks"`
 		Standbys []string `json:"standbys"`
-	}{Epoch: uint64(l.state.FS.Epoch), MetaPool: l.state.FS.MetaPool, DataPool: l.state.FS.DataPool, Ranks: []rank{}, Standbys: []string{}}
+	}{Epoch: uint64(l.state.FS.Epoch), MetaPool: l.state.FS.MetaPool, DataPool: l.state.FS.DataPool, MaxRanks: l.state.FS.MaxRanks, Ranks: []rank{}, Standbys: []string{}}
 	for _, r := range sortedKeys(l.state.FS.Ranks) {
 		in := l.state.FS.Ranks[r]
-		out.Ranks = append(out.Ranks, rank{int32(r), in.State.String(), in.Daemon.Name, in.Daemon.Instance.String(), in.Daemon.Addr, in.LeaseWait, uint64(in.FencedAt), in.InoRanges})
+		out.Ranks = append(out.Ranks, rank{int32(r), in.State.String(), in.Daemon.Name, in.Daemon.Instance.String(), in.Daemon.Addr, l.state.FS.Wanted(r), in.LeaseWait, uint64(in.FencedAt), in.InoRanges})
 	}
 	for _, d := range sortedStandbys(l.state.FS) {
 		out.Standbys = append(out.Standbys, d.Name)

@@ -24,6 +24,7 @@ type mdsLife struct {
 	info    clustermap.DaemonInfo
 	conn    ConnID
 	heardAt int64
+	owns    uint32 // directories, said its last beacon
 }
 
 type ack struct {
@@ -77,7 +78,7 @@ func (l *Leader) beacon(ev Message, m *wire.MDSBeacon) {
 		w.daemons = append(w.daemons, d)
 	}
 	d.info = clustermap.DaemonInfo{Name: m.Name, Instance: m.Instance, Addr: m.Addr}
-	d.conn, d.heardAt = ev.From, l.now
+	d.conn, d.heardAt, d.owns = ev.From, l.now, m.Subtrees
 	rank, in, holds := l.state.FS.Holder(m.Instance)
 	want := clustermap.RankState(m.State)
 	switch {
@@ -204,7 +205,7 @@ func (l *Leader) assigning(i wire.Instance) bool {
 func (l *Leader) decideRank(r wire.Rank, in clustermap.RankInfo) {
 	w := &l.mdss
 	key := rankKey(r)
-	if _, busy := l.inFlight[key]; busy || in.State == clustermap.RankDamaged {
+	if _, busy := l.inFlight[key]; busy || in.State == clustermap.RankDamaged || in.Daemon.Instance.IsZero() && !l.state.FS.Wanted(r) {
 		return
 	}
 	holder := in.Daemon.Instance

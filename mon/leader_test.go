@@ -1,6 +1,7 @@
 package mon
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -510,5 +511,71 @@ func TestAnOSDWhoseBootIsUnderWayIsNotTakenOut(t *testing.T) {
 	g.commit()
 	if o := g.s.OSD.OSDs[2]; !o.Up || !o.In {
 		t.Errorf("after its boot: up=%v in=%v\n%s", o.Up, o.In, strings.Join(g.log, "\n"))
+	}
+}
+
+// command asks as `capstan` would; it returns what was refused, or nothing.
+func (g *stage) command(words ...string) string {
+	args, err := json.Marshal(words)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.sent = nil
+	g.step(Message{From: 9, Tid: 2, Msg: &wire.MonCommand{Args: args}})
+	for _, s := range g.sent {
+		if r, ok := s.Msg.(*wire.MonCommandReply); ok {
+			return r.Text
+		}
+	}
+	g.t.Fatalf("%v: no answer", words)
+	return ""
+}
+
+// A daemon that waits takes a new rank; the ranks above the number stop when they say that they
+// have, and nobody gets them before the number is raised again. Then they replay what they have.
+func TestRanksComeAndGo(t *testing.T) {
+	g := running(t)
+	g.beacon("a", 1, 1, clustermap.RankBoot)
+	g.beacon("a", 1, 2, clustermap.RankActive)
+	if a := g.beacon("b", 2, 1, clustermap.RankBoot); a.Rank != wire.NoRank {
+		t.Fatalf("rank %d, and one is wanted", a.Rank)
+	}
+	g.command("fs", "set", "ranks", "2")
+	if a := g.beacon("b", 2, 2, clustermap.RankStandby); a.Rank != 1 || clustermap.RankState(a.State) != clustermap.RankCreating {
+		t.Fatalf("%+v", a)
+	}
+	g.beacon("b", 2, 3, clustermap.RankActive)
+
+	owns := func(n uint32) {
+		i := inst(wire.KindMDS, 'b', 2)
+		g.step(Message{From: 1002, Peer: i, Tid: 4, Msg: &wire.MDSBeacon{Seq: 4, Name: "b", Instance: i, Addr: "x", Rank: 1, State: uint8(clustermap.RankActive), Subtrees: n}})
+	}
+	owns(3)
+	if out := g.command("fs", "set", "ranks", "1"); !strings.Contains(out, "rank 1 owns 3 directories") || g.s.FS.MaxRanks != 2 {
+		t.Fatalf("%q, %d ranks", out, g.s.FS.MaxRanks)
+	}
+	owns(0)
+	g.command("fs", "set", "ranks", "1")
+	if in := g.s.FS.Ranks[1]; g.s.FS.MaxRanks != 1 || in.Daemon.Name != "b" || !g.s.FS.Wanted(1) {
+		t.Fatalf("%d ranks, %+v", g.s.FS.MaxRanks, in)
+	}
+	// It dies before it has stopped: only a successor can tell that nothing is left in its journal.
+	if a := g.beacon("b", 3, 1, clustermap.RankBoot); a.Rank != 1 || clustermap.RankState(a.State) != clustermap.RankReplay {
+		t.Fatalf("%+v", a)
+	}
+	g.beacon("b", 3, 2, clustermap.RankActive)
+	g.beacon("b", 3, 3, clustermap.RankStopping)
+	g.beacon("b", 3, 4, clustermap.RankStopped)
+	if a := g.beacon("z", 30, 1, clustermap.RankBoot); a.Rank != wire.NoRank || g.s.FS.Wanted(1) {
+		t.Fatalf("%+v", a)
+	}
+	g.command("fs", "set", "ranks", "2")
+	if a := g.beacon("z", 30, 2, clustermap.RankStandby); a.Rank != 1 || clustermap.RankState(a.State) != clustermap.RankReplay {
+		t.Fatalf("%+v", a)
+	}
+	for _, bad := range []string{"0", "-1", "257", "x"} {
+		if out := g.command("fs", "set", "ranks", bad); out == "" || g.s.FS.MaxRanks != 2 {
+			t.Fatalf("%s ranks: %q", bad, out)
+		}
 	}
 }

@@ -13,8 +13,10 @@ type Ino uint64
 // Numbers below FirstFreeIno belong to the file system itself.
 const (
 	RootIno      Ino = 1
+	basesBase    Ino = 0x100 // + rank; rank 0 has number 2
 	straysBase   Ino = 0x600 // + rank*shards + shard
 	linksBase    Ino = 0x10600
+	systemEnd    Ino = 0x20600
 	FirstFreeIno Ino = 1 << 40 // a rank gets ranges of 2^40 numbers from the monitors
 	SystemShards     = 10      // stray and links directories per rank
 )
@@ -25,10 +27,30 @@ func StrayDir(r Rank, shard int) Ino { return straysBase + Ino(int(r)*SystemShar
 // LinksDir is the number of the directory that keeps inodes with several names.
 func LinksDir(r Rank, shard int) Ino { return linksBase + Ino(int(r)*SystemShards+shard) }
 
+// BaseDir is the number of a rank's base directory, where its system directories have their names.
+func BaseDir(r Rank) Ino {
+	if r == 0 {
+		return 2
+	}
+	return basesBase + Ino(r)
+}
+
+// IsLinksDir reports whether i is the links directory of some rank.
+func (i Ino) IsLinksDir() bool { return i >= linksBase && i < systemEnd }
+
+// IsStrayDir reports whether i is the stray directory of some rank.
+func (i Ino) IsStrayDir() bool { return i >= straysBase && i < linksBase }
+
+// IsBaseDir reports whether i is the base directory of some rank.
+func (i Ino) IsBaseDir() bool { return i == 2 || i > basesBase && i < basesBase+MaxRanks }
+
 func (i Ino) String() string { return fmt.Sprintf("%#x", uint64(i)) }
 
 // Rank is one active metadata server slot. NoRank stands for "none yet".
 type Rank int32
+
+// MaxRanks is how many ranks a file system may have.
+const MaxRanks = 256
 
 // NoRank is the rank of a daemon that has none.
 const NoRank Rank = -1

@@ -222,6 +222,7 @@ type MDSBeacon struct {
 	Addr     string
 	Rank     Rank // NoRank: none
 	State    uint8
+	Subtrees uint32 // directories that the rank owns: with any it cannot stop
 }
 
 // MDSBeaconAck acks beacon Seq (rule LS: only by a confirmed leader and only to a holder

@@ -15,6 +15,7 @@ import (
 type where struct {
 	dir, conf string
 	json      bool
+	num       int // of the rank
 }
 
 func (w *where) add(cmd *cobra.Command) {
@@ -30,9 +31,15 @@ func (w *where) find() string {
 	return filepath.Dir(conf.Find(w.conf))
 }
 
+// addRank is add with a choice of rank.
+func (w *where) addRank(cmd *cobra.Command) {
+	w.add(cmd)
+	cmd.Flags().IntVar(&w.num, "rank", 0, "which metadata `rank` to ask")
+}
+
 // rank asks the rank's daemon.
 func (w *where) rank(cmd *cobra.Command, what string, args ...string) (json.RawMessage, error) {
-	name, err := cluster.RankDaemon(cmd.Context(), w.find())
+	name, err := cluster.RankDaemon(cmd.Context(), w.find(), w.num)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +56,7 @@ func sessionsCmd() *cobra.Command {
 			}
 			return show(cmd, v, w.json)
 		}}
-	w.add(cmd)
+	w.addRank(cmd)
 	return cmd
 }
 
@@ -59,7 +66,7 @@ func capsCmd() *cobra.Command {
 	var w where
 	cmd := &cobra.Command{Use: "caps PATH|INO", Short: "Show which client may cache what of a file or directory", Args: cobra.ExactArgs(1), Long: "Shows which client holds which caps on an inode, what it wants, and what it was asked to give back.\n" + pathHelp,
 		RunE: func(cmd *cobra.Command, args []string) error { return w.ofInode(cmd, "caps", args[0]) }}
-	w.add(cmd)
+	w.addRank(cmd)
 	return cmd
 }
 

@@ -31,7 +31,7 @@ func locksCmd() *cobra.Command {
 			return w.ofInode(c, "locks", args[0])
 		},
 	}
-	w.add(cmd)
+	w.addRank(cmd)
 	cmd.Flags().BoolVar(&tables, "tables", false, "print the tables of the four lock classes")
 	return cmd
 }

@@ -77,7 +77,9 @@ var pgWords = []word{
 }
 
 var fsWords = []word{
-	{use: "dump", short: "Show the ranks and who holds them", ask: []string{"fs", "dump"}},
+	{use: "status", short: "Show the ranks, who holds them and who stands by", ask: []string{"fs", "dump"}, print: printFS},
+	{use: "dump", short: "Show all that the monitors know of ranks", ask: []string{"fs", "dump"}},
+	{use: "set ranks N", short: "Set how many ranks there are: free daemons take new ones, and the highest stop when they own nothing", ask: []string{"fs", "set"}, args: 2},
 	{use: "repaired RANK", short: "Let a damaged rank be started again, after the object was restored", ask: []string{"fs", "repaired"}, args: 1},
 }
 
@@ -128,6 +130,35 @@ func printTree(out io.Writer, v json.RawMessage) error {
 		}
 	}
 	return nil
+}
+
+func printFS(out io.Writer, v json.RawMessage) error {
+	var fs struct {
+		MaxRanks int `json:"max_ranks"`
+		Ranks    []struct {
+			Rank              int
+			State, Name, Addr string
+			Wanted            bool
+		}
+		Standbys []string
+	}
+	if err := json.Unmarshal(v, &fs); err != nil {
+		return err
+	}
+	for _, r := range fs.Ranks {
+		switch {
+		case r.Name != "":
+			fmt.Fprintf(out, "rank %-3d %-13s mds.%s at %s\n", r.Rank, r.State, r.Name, r.Addr)
+		case r.Wanted:
+			fmt.Fprintf(out, "rank %-3d %-13s nobody holds it\n", r.Rank, r.State)
+		}
+	}
+	standbys := "none"
+	if len(fs.Standbys) > 0 {
+		standbys = "mds." + strings.Join(fs.Standbys, ", mds.")
+	}
+	_, err := fmt.Fprintf(out, "wanted   %d ranks\nstandbys %s\n", fs.MaxRanks, standbys)
+	return err
 }
 
 func printDF(out io.Writer, v json.RawMessage) error {

@@ -30,7 +30,7 @@ func traceCmd() *cobra.Command {
 				name = args[0]
 			} else {
 				var err error
-				if name, err = cluster.RankDaemon(cmd.Context(), dir); err != nil {
+				if name, err = cluster.RankDaemon(cmd.Context(), dir, w.num); err != nil {
 					return err
 				}
 			}
@@ -38,6 +38,7 @@ func traceCmd() *cobra.Command {
 		}}
 	cmd.Flags().StringVar(&w.dir, "dir", "", "`directory` of a dev or demo cluster (else the one that the configuration lies in)")
 	cmd.Flags().StringVar(&w.conf, "conf", "", "configuration `file` (else $CAPSTAN_CONF)")
+	cmd.Flags().IntVar(&w.num, "rank", 0, "which metadata `rank` to trace")
 	cmd.Flags().StringVar(&ino, "ino", "", "only what concerns this `PATH|INO` and names in it")
 	cmd.Flags().DurationVar(&long, "for", 10*time.Second, "how `long`; 0 is until Ctrl-C")
 	return cmd

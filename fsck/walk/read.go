@@ -39,7 +39,7 @@ type reading struct {
 
 	mu sync.Mutex
 	m  *fsck.Model
-	t  *tail
+	ts []*tail // of each rank
 }
 
 // read makes a model of the objects as they are, or of a moment while this runs. A *damage
@@ -49,18 +49,27 @@ func read(ctx context.Context, o Objects, p fsck.Params, prog Progress) (*fsck.M
 	if r.prog == nil {
 		r.prog = func(string, int, int) {}
 	}
-	r.t = &tail{o: o, pool: p.MetaPool, rank: p.Rank, each: func(e *mds.EntryRecord) error {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return r.m.Entry(e)
-	}}
-	if err := r.t.begin(ctx); err != nil {
+	ranks := []wire.Rank{p.Rank}
+	for _, o := range p.Others {
+		ranks = append(ranks, o.Rank)
+	}
+	for _, rank := range ranks {
+		t := &tail{o: o, pool: p.MetaPool, rank: rank, each: func(e *mds.EntryRecord) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.m.Entry(rank, e)
+		}}
+		if err := t.begin(ctx); err != nil {
+			return nil, nil, err
+		}
+		r.ts = append(r.ts, t)
+	}
+	if err := r.follow(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := r.t.follow(ctx); err != nil {
-		return nil, nil, err
+	for _, t := range r.ts {
+		r.m.Expire(t.rank, t.head.Expire.Pos) // before the listing: what is trimmed after it is no leftover
 	}
-	r.m.Expire(r.t.head.Expire.Pos) // before the listing: what is trimmed after it is no leftover
 	var names []string
 	err := o.List(ctx, p.MetaPool, func(objs []wire.PGObject, done, total int) {
 		r.mu.Lock()
@@ -92,7 +101,17 @@ func read(ctx context.Context, o Objects, p fsck.Params, prog Progress) (*fsck.M
 	if err != nil {
 		return nil, nil, err
 	}
-	return r.m, r.t, r.t.follow(ctx)
+	return r.m, r.ts[0], r.follow(ctx)
+}
+
+// follow reads what was appended to the journals since.
+func (r *reading) follow(ctx context.Context) error {
+	for _, t := range r.ts {
+		if err := t.follow(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // meanwhile follows the journal while work runs.
@@ -108,7 +127,7 @@ func (r *reading) meanwhile(ctx context.Context, work func(ctx context.Context) 
 		case err := <-done:
 			return err
 		case <-tick.C:
-			if err := r.t.follow(ctx); err != nil {
+			if err := r.follow(ctx); err != nil {
 				cancel()
 				return errors.Join(err, ignoreCanceled(<-done))
 			}

@@ -92,13 +92,29 @@ func daemonsIn(dir string) []string {
 	return names
 }
 
-// RankDaemon is the metadata daemon of dir that holds the rank.
-func RankDaemon(ctx context.Context, dir string) (string, error) {
+// RankDaemon is the metadata daemon of dir that holds a rank.
+func RankDaemon(ctx context.Context, dir string, rank int) (string, error) {
 	names := slices.DeleteFunc(daemonsIn(dir), func(n string) bool { return !strings.HasPrefix(n, "mds.") })
 	if len(names) == 0 {
 		return "", fmt.Errorf("%s holds no metadata daemon: name the cluster's directory with --dir D, or its file with --conf D/capstan.conf", dir)
 	}
-	return names[0], nil // one rank so far, and one daemon
+	if len(names) == 1 && rank == 0 {
+		return names[0], nil
+	}
+	var said []string
+	for _, name := range names {
+		var held struct{ Rank int }
+		if err := askInto(ctx, filepath.Join(dir, name, admin.SocketName), "rank", &held); err != nil {
+			said = append(said, name+" does not answer")
+		} else if held.Rank == rank {
+			return name, nil
+		} else if held.Rank < 0 {
+			said = append(said, name+" stands by")
+		} else {
+			said = append(said, fmt.Sprintf("%s holds rank %d", name, held.Rank))
+		}
+	}
+	return "", fmt.Errorf("no metadata daemon in %s holds rank %d: %s", dir, rank, strings.Join(said, ", "))
 }
 
 // InodeOf turns what a person says into what a rank's dumps take: a number stays; a path on a

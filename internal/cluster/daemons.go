@@ -233,7 +233,7 @@ func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, 
 		}
 		d.Addr, d.close, d.Failed = run.Addr(), run.Close, run.Failed()
 		d.Returns = func(ctx context.Context, err error) bool {
-			return errors.Is(err, mdsserver.ErrReplaced) && !run.NameTaken(ctx)
+			return errors.Is(err, mdsserver.ErrRetired) || errors.Is(err, mdsserver.ErrReplaced) && !run.NameTaken(ctx)
 		}
 		d.source = mdsMetrics(run)
 		run.Register(d.admin)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -137,7 +138,7 @@ func (d *Dev) names() []string {
 	for i := range d.Conf.OSDs {
 		names = append(names, fmt.Sprintf("osd.%d", i))
 	}
-	for i := range 1 + d.Conf.Standbys {
+	for i := range max(1, d.Conf.Ranks) + d.Conf.Standbys {
 		names = append(names, "mds."+conf.MonName(i)) // a, b, … as with monitors
 	}
 	return names
@@ -153,6 +154,30 @@ func (d *Dev) moreStandbys(n int) error {
 	}
 	d.Conf.Standbys = n
 	return d.Conf.Save(d.ConfPath())
+}
+
+// moreRanks gives an existing cluster daemons for more ranks.
+func (d *Dev) moreRanks(n int) error {
+	switch {
+	case n == d.Conf.Ranks:
+		return nil
+	case n < d.Conf.Ranks:
+		return fmt.Errorf("%s is a cluster with daemons for %d ranks, not %d: leave --ranks away; `capstan fs set ranks %d` stops ranks, and their daemons stand by", d.Dir, d.Conf.Ranks, n, n)
+	}
+	d.Conf.Ranks = n
+	return d.Conf.Save(d.ConfPath())
+}
+
+// setRanks tells the monitors how many ranks there should be.
+func (d *Dev) setRanks(ctx context.Context) error {
+	env, err := ToolEnv(d.Conf)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	_, err = env.MonCommand(ctx, "fs", "set", "ranks", strconv.Itoa(d.Conf.Ranks))
+	return err
 }
 
 // DevUp makes a cluster in dir, or starts the one that is there: every daemon that does not
@@ -194,12 +219,20 @@ func DevUp(ctx context.Context, dir string, over *conf.Overrides) (*Dev, error) 
 			return nil, err
 		}
 	}
+	if over.Given("ranks") {
+		if err := d.moreRanks(want.Ranks); err != nil {
+			return nil, err
+		}
+	}
 	for _, sub := range []string{"log", "run"} {
 		if err := os.MkdirAll(filepath.Join(d.Dir, sub), 0o755); err != nil {
 			return nil, err
 		}
 	}
 	started, err := d.startAll(ctx)
+	if err == nil && over.Given("ranks") {
+		err = d.setRanks(ctx)
+	}
 	if err == nil {
 		err = d.waitProbe(ctx)
 	}

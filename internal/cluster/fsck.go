@@ -24,7 +24,7 @@ type FsckOptions struct {
 	Progress walk.Progress
 }
 
-// fsckRank is the only rank so far.
+// fsckRank is the rank with the root. The others are read beside it.
 const fsckRank wire.Rank = 0
 
 // Fsck proves the tree of the rank from its objects. The rank may run, unless something is to be
@@ -47,6 +47,16 @@ func (e *Env) Fsck(ctx context.Context, opt FsckOptions) (rep *walk.Report, undo
 	s.barrier = in.FencedAt
 	p := fsck.Params{Rank: fsckRank, MetaPool: fs.MetaPool, DataPool: fs.DataPool, ObjectSize: uint32(e.Conf.ObjectSize), InoRanges: in.InoRanges,
 		Live: held(in.State), Now: wire.TimeOf(time.Now())}
+	for _, r := range sortedRanks(fs) {
+		if o := fs.Ranks[r]; r != fsckRank && o.Created {
+			p.Others = append(p.Others, fsck.Other{Rank: r, InoRanges: o.InoRanges})
+			p.Live = p.Live || held(o.State)
+			s.barrier = max(s.barrier, o.FencedAt)
+		}
+	}
+	if len(p.Others) > 0 && (opt.Repair || opt.Undo != "") {
+		return nil, 0, fmt.Errorf("this file system has had %d ranks: a repair knows one so far", len(p.Others)+1)
+	}
 	down := func() error {
 		if in := m.FSMap().Ranks[fsckRank]; held(in.State) {
 			return fmt.Errorf("mds.%s holds rank %d (%v): unmount, stop the metadata daemons, then repair", in.Daemon.Name, fsckRank, in.State)

@@ -46,6 +46,7 @@ var HealthCodes = []HealthCode{
 	{"RANK_NONE", sevError, "There is no metadata rank: no metadata daemon has ever joined.", "start a metadata daemon: `capstan dev up --dir D` or `capstan mds`"},
 	{"RANK_FAILED", sevError, "No daemon holds a rank: its part of the tree is not served.", "start a metadata daemon: `capstan dev up --dir D` or `capstan mds`"},
 	{"RANK_DAMAGED", sevError, "A rank found an object that it cannot read, and stopped.", "the log of the metadata daemon names the object; restore it, then `capstan fs repaired N` and start the daemon"},
+	{"RANK_SURPLUS", sevWarn, "There should be fewer ranks, and one cannot stop: it owns directories.", "`capstan fs set ranks N` with a number above it"},
 	{"RANK_RECOVERING", sevWarn, "A rank is being taken over: requests wait until it is active.", "`capstan why` shows what it waits for; `capstan pg ls` if PGs are stuck"},
 	{"SLOW_OPS", sevWarn, "A daemon or mount of this machine had operations slower than slow_op in the last minute.", "`capstan daemon NAME slow` names the stage that was slow and whom it waited for"},
 	{"WAITING", sevWarn, "A request has waited in a rank for more than 5 s.", "`capstan why` names for whom"},
@@ -75,12 +76,28 @@ func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warni
 	}
 	for _, r := range sortedRanks(fm) {
 		subject := fmt.Sprintf("rank %d", r)
-		switch in := fm.Ranks[r]; in.State {
+		in := fm.Ranks[r]
+		if !fm.Wanted(r) {
+			continue // it has stopped, as it should
+		}
+		if in.State == clustermap.RankStopping && uint32(r) >= fm.MaxRanks {
+			continue // … or is about to
+		}
+		switch in.State {
 		case clustermap.RankActive:
+			if uint32(r) >= fm.MaxRanks {
+				add("RANK_SURPLUS", subject, "", "rank %d should stop, but owns directories", r)
+			}
 		case clustermap.RankDamaged:
 			add("RANK_DAMAGED", subject, fmt.Sprintf("the log of the metadata daemon names the object; restore it, then `capstan fs repaired %d` and start the daemon", r), "rank %d is damaged: it found an object that it cannot read, and stopped", r)
 		case clustermap.RankFailed, clustermap.RankStopped:
 			add("RANK_FAILED", subject, "", "rank %d is %v: no daemon holds it", r, in.State)
+		case clustermap.RankNone:
+			if r > 0 {
+				add("RANK_FAILED", subject, "", "rank %d was never held: no daemon is free for it", r)
+				break
+			}
+			fallthrough
 		default:
 			add("RANK_RECOVERING", subject, "", "rank %d is %v", r, in.State)
 		}

@@ -160,6 +160,9 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 	}
 	sort.Slice(s.OSDs, func(i, j int) bool { return s.OSDs[i].Name < s.OSDs[j].Name })
 	for r, info := range fm.Ranks {
+		if !fm.Wanted(r) {
+			continue
+		}
 		s.Ranks = append(s.Ranks, RankStatus{Rank: int(r), Name: "mds." + strings.TrimPrefix(info.Daemon.Name, "mds."), State: info.State.String(), Addr: info.Daemon.Addr})
 	}
 	sort.Slice(s.Ranks, func(i, j int) bool { return s.Ranks[i].Rank < s.Ranks[j].Rank })

@@ -17,6 +17,7 @@ type Config struct {
 
 	Mons         int
 	OSDs         int
+	Ranks        int
 	Standbys     int
 	OSDSize      uint64
 	RecoveryRate uint64

@@ -40,6 +40,8 @@ var Knobs = []Knob{
 
 	{Name: "mons", Group: "Cluster", Unit: "daemons", Def: "1", Min: "1", Max: "7", Doc: "Monitors of a cluster made by `dev up`: an odd number. Three bear the loss of one, five of two.",
 		field: func(c *Config) any { return &c.Mons }},
+	{Name: "ranks", Group: "Cluster", Unit: "ranks", Def: "1", Min: "1", Max: "16", Doc: "Metadata ranks of a `dev up` cluster, a daemon each. Experimental: ranks above 0 run and fail over, but own no part of the tree yet. `dev up --ranks` may raise it later; `fs set ranks` lowers it.",
+		field: func(c *Config) any { return &c.Ranks }},
 	{Name: "standbys", Group: "Cluster", Unit: "daemons", Def: "0", Min: "0", Max: "7", Doc: "MDS daemons of a `dev up` cluster beyond those that hold a rank: one takes a rank over when its holder falls silent or ends. `dev up --standbys` may raise it later.",
 		field: func(c *Config) any { return &c.Standbys }},
 	{Name: "osds", Group: "Storage", Unit: "daemons", Def: "3", Min: "1", Max: "16", Doc: "OSDs of a cluster made by `demo` or `dev up`.",

@@ -37,6 +37,9 @@ func (d *Daemon) beacons() {
 func (d *Daemon) beacon(seq uint64, sent int64) {
 	d.mu.Lock()
 	m := &wire.MDSBeacon{Seq: seq, Name: d.cfg.Name, Instance: d.self.Instance, Addr: d.self.Addr, Rank: d.num, State: uint8(d.reported())}
+	if d.rank != nil {
+		m.Subtrees = uint32(d.rank.Owned())
+	}
 	ended := d.ended || d.stopping && d.rank == nil
 	d.mu.Unlock()
 	if ended {
@@ -99,6 +102,17 @@ func (d *Daemon) sayStopped(ctx context.Context) {
 	if _, err := d.mon.Call(ctx, m); err != nil {
 		d.log.Warn().Err(err).Msg("the monitors did not hear of the stop")
 	}
+}
+
+// retired ends a daemon whose rank stopped by itself, because there should be fewer of them.
+func (d *Daemon) retired() {
+	defer d.wg.Done()
+	d.silence()
+	d.sayStopped(d.ctx)
+	d.mu.Lock()
+	d.ended = false
+	d.failLocked(ErrRetired)
+	d.mu.Unlock()
 }
 
 // onMaps follows the cluster.

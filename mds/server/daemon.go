@@ -54,6 +54,10 @@ func CacheShare(process uint64) int64 { return int64(max(process, 2*baseMemory)-
 // ErrReplaced ends a daemon whose rank was given to another one.
 var ErrReplaced = errors.New("mds: replaced by another daemon")
 
+// ErrRetired ends a daemon whose rank there should not be any more (`capstan fs set ranks`). It may
+// come back as a standby.
+var ErrRetired = errors.New("mds: its rank has stopped: fewer are wanted")
+
 // Daemon is a running metadata daemon.
 type Daemon struct {
 	cfg    Config

@@ -283,6 +283,11 @@ func (d *Daemon) stateChanged(s clustermap.RankState) {
 	d.state = s
 	if s == clustermap.RankStopped {
 		close(d.stopped)
+		if !d.stopping {
+			d.stopping = true
+			d.wg.Add(1)
+			go d.retired()
+		}
 	}
 	select {
 	case d.nudge <- struct{}{}:
