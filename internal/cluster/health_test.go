@@ -32,7 +32,7 @@ func TestEachTroubleHasACode(t *testing.T) {
 	whole := func() (*clustermap.OSDMap, *clustermap.FSMap) {
 		om := &clustermap.OSDMap{OSDs: map[wire.OSDID]clustermap.OSD{0: {ID: 0, Up: true, In: true}, 1: {ID: 1, Up: true, In: true}},
 			Pools: map[uint32]clustermap.Pool{1: {Size: 2, MinSize: 1}}, PGs: map[wire.PGID]clustermap.PGConfig{{Pool: 1}: {Primary: 0, InSync: []clustermap.Member{{ID: 0}, {ID: 1}}}}}
-		fm := &clustermap.FSMap{Ranks: map[wire.Rank]clustermap.RankInfo{0: {State: clustermap.RankActive}}}
+		fm := &clustermap.FSMap{MaxRanks: 1, Ranks: map[wire.Rank]clustermap.RankInfo{0: {State: clustermap.RankActive}}}
 		return om, fm
 	}
 	om, fm := whole()
@@ -59,6 +59,12 @@ func TestEachTroubleHasACode(t *testing.T) {
 		}},
 		{"RANK_DAMAGED", 2, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
 			f.Ranks[0] = clustermap.RankInfo{State: clustermap.RankDamaged}
+		}},
+		{"RANK_FAILED", 2, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+			f.MaxRanks, f.Ranks[1] = 2, clustermap.RankInfo{State: clustermap.RankNone}
+		}},
+		{"RANK_SURPLUS", 1, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
+			f.Ranks[1] = clustermap.RankInfo{State: clustermap.RankActive, Created: true}
 		}},
 		{"RANK_RECOVERING", 1, func(_ *clustermap.OSDMap, f *clustermap.FSMap) {
 			f.Ranks[0] = clustermap.RankInfo{State: clustermap.RankReplay}
