@@ -59,6 +59,9 @@ func (c *Client) startLock(in *Inode, r *wire.Request) *call {
 	lost := in.weaken(r.Lock)
 	cl := c.start(r)
 	cl.lost, cl.vers = lost, in.locksVer
+	if r.Lock.Wait {
+		cl.asked = c.now()
+	}
 	return cl
 }
 

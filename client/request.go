@@ -17,6 +17,7 @@ type call struct {
 	err   error
 	done  chan struct{}
 	sent  int64           // validity of the session when it was sent: bounds the lease it earns
+	asked int64           // of a lock that is waited for: when it was asked for
 	gone  bool            // the waiter has left
 	undo  bool            // a lock's waiter that a signal ended: the rank is told to take it back
 	lost  []wire.FileLock // what the record of a lock's owner lost when it was sent: see Inode.weaken

@@ -436,9 +436,10 @@ func (c *Client) sendReconnect() {
 			cut()
 		}
 	}
+	now := c.now()
 	for _, tid := range c.readTids() {
 		if r := c.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait && !c.reads[tid].undo {
-			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid})
+			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid, WaitedUs: uint64(now-c.reads[tid].asked) / 1000})
 			cut()
 		}
 	}

@@ -305,6 +305,9 @@ func (r *rank) reconnect(m *wire.Reconnect) {
 		if l.Waiting && l.Lock.Ticket != 0 {
 			more += fmt.Sprintf(" with ticket %d", l.Lock.Ticket)
 		}
+		if l.WaitedUs > 0 {
+			more += fmt.Sprintf(" for %d ms", l.WaitedUs/1000)
+		}
 		r.w.say("declares that owner %d %s %s%s", l.Lock.Owner, what, r.w.name(l.Ino), more)
 	}
 	if m.Last {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ type fileLock struct {
 	Kind    string
 	Ticket  uint64
 	Waiting bool
+	Told    bool
 }
 
 func fileLocks(t *testing.T, c *harness.Cluster, path string) (held, waiting []fileLock) {
@@ -91,7 +93,11 @@ func TestLockQueueOutlivesTheRank(t *testing.T) {
 		fmt.Fprintln(&want, i)
 		within(t, 20, "a waiter is queued", func() bool { _, w := fileLocks(t, c, path); return len(w) == i+1 })
 	}
-	_, before := fileLocks(t, c, path)
+	var before []fileLock
+	within(t, 20, "each client knows its waiters' places", func() bool {
+		_, before = fileLocks(t, c, path)
+		return !slices.ContainsFunc(before, func(l fileLock) bool { return !l.Told })
+	})
 	c.Kill("mds.a")
 	c.Start()
 	within(t, 30, "the queue is what it was", func() bool { _, after := fileLocks(t, c, path); return fmt.Sprint(before) == fmt.Sprint(after) })

@@ -30,6 +30,7 @@ type clients struct {
 	flocks    *filelock.Graph
 	lockFiles []*inode            // those with a table of file locks
 	flocking  map[uint64]*request // parked Setlk by the handle that filelock knows
+	untold    []untold            // of those, whose clients do not know their places yet, as they were queued
 	probing   int                 // size probes under way
 
 	reclaimed   []*inode // reconnect: with caps that clients said they have

@@ -20,6 +20,7 @@ type FileLockInfo struct {
 	Ticket  uint64 `json:"ticket"`
 	Waiting bool   `json:"waiting,omitempty"`
 	WaitsMs int64  `json:"waits_ms,omitempty"`
+	Told    bool   `json:"told,omitempty"` // its client knows its place: the next rank will too
 }
 
 // fileLocks lists grants and queues.
@@ -44,7 +45,7 @@ func (r *Rank) fileLocks(in *inode) (out []FileLockInfo) {
 			f := add(kind, w.Held)
 			f.Waiting = true
 			if q := r.flocking[w.Req]; q != nil {
-				f.WaitsMs = (r.now - q.since) / 1e6
+				f.WaitsMs, f.Told = (r.now-q.since)/1e6, q.told
 			}
 		}
 	}

@@ -23,6 +23,7 @@ type lockAsked struct {
 	tid  wire.Tid
 	ino  wire.Ino
 	lock wire.FileLock
+	at   int64
 }
 
 func newLockWorld(t *testing.T, files int, clients ...string) *lockWorld {
@@ -46,7 +47,7 @@ func newLockWorld(t *testing.T, files int, clients ...string) *lockWorld {
 func (w *lockWorld) lock(tag string, c *capClient, f int, owner uint64, ty wire.LockType, flock bool) {
 	l := wire.FileLock{Type: ty, Owner: owner, Flock: flock, End: EOFLock, Wait: true}
 	tid := c.request(wire.Request{Op: wire.OpSetlk, Ino: w.inos[f], Lock: l})
-	w.asked[tag] = lockAsked{c, tid, w.inos[f], l}
+	w.asked[tag] = lockAsked{c, tid, w.inos[f], l, w.now}
 }
 
 func (w *lockWorld) unlock(tag string) {
@@ -93,7 +94,7 @@ func (w *lockWorld) declare(c *capClient, deaf ...string) *wire.Reconnect {
 		a := w.asked[tag]
 		l := wire.ReconnectLock{Ino: a.ino, Lock: a.lock}
 		if rep := a.c.reply[a.tid]; rep == nil {
-			l.Waiting, l.Tid = true, a.tid
+			l.Waiting, l.Tid, l.WaitedUs = true, a.tid, uint64(w.now-a.at)/1000
 			if !slices.Contains(deaf, tag) {
 				l.Lock.Ticket = c.queued[a.tid]
 			}
@@ -122,6 +123,7 @@ func TestQueueOverFailoverIsByTicket(t *testing.T) {
 			order = append(order, tag)
 		}
 		last := w.ticket("holder")
+		w.pass(tellAfter)
 		w.crash(6)
 		deaf := order[3] // c2's: it goes to the end
 		order = append(append(order[:3:3], order[4:]...), deaf)
@@ -146,6 +148,58 @@ func TestQueueOverFailoverIsByTicket(t *testing.T) {
 			}
 			last = w.ticket(tag)
 		}
+	}
+}
+
+// Who has waited for so short a time that its place was not told comes behind those who know
+// theirs, and in the order in which they asked, whoever speaks first and however long that takes.
+func TestQueueOverFailoverOfThoseWhoJustCame(t *testing.T) {
+	for _, first := range []int{0, 1, 2} {
+		w := newLockWorld(t, 1, "c1", "c2", "c3")
+		c := w.order
+		w.lock("holder", c[2], 0, 99, wire.LockWrite, true)
+		var order []string
+		for i := range 12 {
+			if i == 6 {
+				w.pass(tellAfter)
+			}
+			tag := fmt.Sprintf("w%02d", i)
+			w.lock(tag, c[[]int{1, 0, 2}[i%3]], 0, uint64(i+1), wire.LockWrite, true)
+			order = append(order, tag)
+			w.pass(3e6)
+		}
+		if n := len(c[0].queued) + len(c[1].queued) + len(c[2].queued); n != 6 {
+			t.Fatalf("%d know their place", n)
+		}
+		w.crash(6)
+		for i := range c {
+			x := c[(first+i)%3]
+			x.send(0, w.declare(x))
+			w.pass(40e6)
+		}
+		for i, tag := range order {
+			w.unlock(append([]string{"holder"}, order...)[i])
+			w.is(tag, "holds")
+		}
+	}
+}
+
+// A lock that goes from hand to hand costs a request and an answer for each lock and unlock, and
+// no message about places: nobody waits for long. Nor is anything left to be told when all is over.
+func TestHandOverTellsNoPlaces(t *testing.T) {
+	w := newLockWorld(t, 1, "c1", "c2")
+	sent := map[wire.Type]int{}
+	w.spy.toClient = func(_ *capClient, _ wire.Tid, m wire.Message) { sent[m.WireType()]++ }
+	const n = 200
+	w.lock("0", w.order[0], 0, 1, wire.LockWrite, false)
+	for i := range n {
+		w.lock(fmt.Sprint(i+1), w.order[(i+1)%2], 0, 1, wire.LockWrite, false)
+		w.pass(1e6)
+		w.unlock(fmt.Sprint(i))
+		w.is(fmt.Sprint(i+1), "holds")
+	}
+	if sent[wire.TReply] != 2*n+1 || sent[wire.TLockQueued] > 0 || len(w.r.untold) > 0 {
+		t.Fatalf("sent %v, to be told %d", sent, len(w.r.untold))
 	}
 }
 

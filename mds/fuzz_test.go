@@ -188,7 +188,7 @@ func (b *babble) reconnect(c *capClient) *wire.Reconnect {
 		m.Caps = append(m.Caps, wire.ReconnectCap{Ino: b.ino(), Parent: b.ino(), Name: b.name(), Issued: b.bits(), Wanted: b.bits()})
 	}
 	for range b.Intn(4) {
-		m.Locks = append(m.Locks, wire.ReconnectLock{Ino: b.ino(), Lock: b.lock(), Waiting: b.Intn(2) == 0, Tid: wire.ReadTid | c.read})
+		m.Locks = append(m.Locks, wire.ReconnectLock{Ino: b.ino(), Lock: b.lock(), Waiting: b.Intn(2) == 0, Tid: wire.ReadTid | c.read, WaitedUs: b.Uint64() >> b.Intn(64)})
 	}
 	return m
 }

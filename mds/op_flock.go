@@ -70,7 +70,7 @@ var opSetlk = opDesc{
 			r.tidyFileLocks(in)
 			return eDEADLK
 		}
-		r.send(q.sess, 0, 0, &wire.LockQueued{Tid: q.Tid, Ticket: ticket})
+		r.tellPlaceLater(q, ticket)
 		return r.awaitFileLock(q, id)
 	},
 }
@@ -158,6 +158,7 @@ func (r *Rank) grantFileLocks(in *inode, woken []filelock.Waiter, after journal.
 		if q == nil {
 			continue
 		}
+		r.forgetPlaces()
 		lock := q.Lock
 		lock.Ticket = w.Ticket
 		r.send(q.sess, max(after, in.rest.toward(q.sess.key)), uint64(q.Tid), &wire.Reply{Tid: q.Tid, Lock: lock})

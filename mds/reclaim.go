@@ -15,13 +15,15 @@ import (
 // lockClaim is one declaration. The inode is pinned from when it was found.
 type lockClaim struct {
 	wire.ReconnectLock
-	in *inode
+	in    *inode
+	asked int64 // of a waiter: when it asked, as far as its client can tell
 }
 
 // claimLocks notes what a session declares and looks for the files.
 func (r *Rank) claimLocks(s *session, locks []wire.ReconnectLock) {
 	for _, l := range locks {
 		s.live.parts++
+		asked := r.now - int64(min(l.WaitedUs, 1<<40))*1000
 		r.openByIno(l.Ino, func(in *inode) {
 			s.live.parts--
 			if in != nil && (in.isSystem() || in.purging) {
@@ -31,7 +33,7 @@ func (r *Rank) claimLocks(s *session, locks []wire.ReconnectLock) {
 				if in != nil {
 					in.pins++
 				}
-				s.live.claims = append(s.live.claims, lockClaim{l, in})
+				s.live.claims = append(s.live.claims, lockClaim{l, in, asked})
 			} // else it was fenced meanwhile
 			r.maybeReconnected()
 		})
@@ -40,7 +42,7 @@ func (r *Rank) claimLocks(s *session, locks []wire.ReconnectLock) {
 
 // reclaimLocks rebuilds grants and queues, before anything new is heard: grants as they are
 // declared, then the waiters of all sessions in the order of their tickets, then those who
-// had not heard of theirs. Who is being fenced has its locks until it is.
+// had not heard of theirs, by when they asked. Who is being fenced has its locks until it is.
 func (r *Rank) reclaimLocks() {
 	type waiter struct {
 		s *session
@@ -69,10 +71,7 @@ func (r *Rank) reclaimLocks() {
 	}
 	ticketOf := func(w waiter) uint64 { return w.c.Lock.Ticket - 1 } // 0, not known: last
 	slices.SortStableFunc(queue, func(a, b waiter) int {
-		if a.s == b.s && ticketOf(a) == ticketOf(b) {
-			return cmp.Compare(a.c.Tid, b.c.Tid)
-		}
-		return cmp.Compare(ticketOf(a), ticketOf(b))
+		return cmp.Or(cmp.Compare(ticketOf(a), ticketOf(b)), cmp.Compare(a.c.asked, b.c.asked), cmp.Compare(a.s.seq, b.s.seq), cmp.Compare(a.c.Tid, b.c.Tid))
 	})
 	if r.cfg.Wrong.Has(wrong.QueueLostOnRestart) {
 		slices.Reverse(queue)
@@ -149,6 +148,7 @@ func (r *Rank) requeue(s *session, c *lockClaim) bool {
 		r.finish(q)
 		return false
 	}
+	q.told = true
 	r.awaitFileLock(q, id)
 	return true
 }

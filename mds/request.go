@@ -114,6 +114,7 @@ type request struct {
 	misses int         // … how often in vain
 	pos    journal.Pos // its entry
 	since  int64       // when it was queued for a file lock
+	told   bool        // … and its client knows its place
 
 	pinnedIn [6]*inode
 	pinnedDn [8]*dentry

@@ -190,6 +190,7 @@ func (r *Rank) sessionGone(key SessionKey) {
 func (r *Rank) tickSessions() {
 	var next int64
 	r.paySafe()
+	r.tellPlaces()
 	for i := 0; i < len(r.order); i++ {
 		s := r.order[i]
 		switch s.state {
@@ -250,6 +251,9 @@ func (r *Rank) sessionTick() int64 {
 	next = soonest(next, r.lonerNext)
 	if len(r.owing) > 0 {
 		next = soonest(next, r.owing[0].owedAt)
+	}
+	if len(r.untold) > 0 {
+		next = soonest(next, r.untold[0].due)
 	}
 	if r.window != 0 {
 		next = soonest(next, r.windowEnd())

@@ -15,17 +15,17 @@ const (
 
 // reader cuts a stream into frames.
 type reader struct {
-	nc    net.Conn
-	lim   Limits
-	buf   []byte
-	r, w  int // buf[r:w] is unread
-	batch [batchSize]Frame
-	heads [batchSize]header
-	n     int
+	stream io.Reader
+	lim    Limits
+	buf    []byte
+	r, w   int // buf[r:w] is unread
+	batch  [batchSize]Frame
+	heads  [batchSize]header
+	n      int
 }
 
 func (d *reader) init(nc net.Conn, lim Limits) {
-	d.nc, d.lim = nc, lim
+	d.stream, d.lim = readerOf(nc), lim
 	d.buf = make([]byte, 4<<10) // enough for the hello; grows when the peer is known
 }
 
@@ -120,7 +120,7 @@ func (d *reader) fill(want int) error {
 		d.w = copy(d.buf, d.buf[d.r:d.w])
 		d.r = 0
 	}
-	n, err := d.nc.Read(d.buf[d.w:])
+	n, err := d.stream.Read(d.buf[d.w:])
 	d.w += n
 	if n > 0 {
 		return nil
@@ -148,7 +148,7 @@ func (d *reader) direct(h *header) error {
 	data := Buffer(int(h.dataLen))
 	n := copy(data, d.buf[d.r:d.w])
 	d.r += n
-	if _, err := io.ReadFull(d.nc, data[n:]); err != nil {
+	if _, err := io.ReadFull(d.stream, data[n:]); err != nil {
 		Recycle(data)
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF

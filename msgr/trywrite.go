@@ -28,6 +28,12 @@ func tryWriterOf(nc net.Conn) tryWriter {
 	return nil
 }
 
+// quick is how many bytes a socket copies in less time than it takes to tell Go's scheduler of a
+// system call. To be told wakes its monitor thread, which looks 20 µs later whether the call
+// still runs, and again: in a process that sleeps between two messages those are more switches
+// than the message makes. Sockets never wait here, so for little the scheduler need not know.
+const quick = 16 << 10
+
 // maxIovecs is how many segments one writev takes; the kernel's limit is 1024.
 const maxIovecs = 64
 
@@ -85,7 +91,11 @@ func (w *rawWriter) writev(fd uintptr) bool {
 		if k == 0 {
 			return true
 		}
-		r, _, errno := syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(k))
+		call := syscall.Syscall
+		if total <= quick {
+			call = syscall.RawSyscall
+		}
+		r, _, errno := call(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(k))
 		runtime.KeepAlive(segs)
 		switch errno {
 		case 0:

@@ -468,11 +468,11 @@ type FileLock struct {
 	Start    uint64
 	End      uint64 // inclusive; 1<<63-1: to the end of the file
 	Wait     bool
-	Ticket   uint64 // set by the rank on grants; by the client when it re-declares: of a waiter, its LockQueued's, 0 when that did not come
+	Ticket   uint64 // set by the rank on grants; by the client when it re-declares: of a waiter, its LockQueued's, 0 when that has not come
 }
 
-// LockQueued tells a client that its OpSetlk waits, and the place of the waiter among those of
-// all clients: it re-declares it with this ticket.
+// LockQueued tells a client that its OpSetlk has waited for a while, and the place of the waiter
+// among those of all clients: it re-declares it with this ticket.
 type LockQueued struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	Tid      Tid
@@ -514,14 +514,19 @@ type ReconnectCap struct {
 	Mtime    Time
 }
 
-// ReconnectLock is a held or awaited file lock; Tid is that of the waiting request.
+// ReconnectLock is a held or awaited file lock; Tid is that of the waiting request, WaitedUs for
+// how long it has waited: those whose place (Lock.Ticket) is not known are put in that order.
 type ReconnectLock struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	Ino      Ino
 	Lock     FileLock
 	Waiting  bool
 	Tid      Tid
+	WaitedUs uint64
 }
+
+// WireVersion is 2 since waiters say how long they have waited.
+func (*Reconnect) WireVersion() byte { return 2 }
 
 // Reconnected ends the reconnect: new cap ids follow in CapGrants before it. Known false:
 // the session is not known (evicted or never durable): drop everything, start anew.
