@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
@@ -241,6 +242,9 @@ func (c *Client) xattrsOf(k *Caller, ino wire.Ino) ([]wire.KV, error) {
 func (c *Client) Getxattr(k *Caller, ino wire.Ino, name string) ([]byte, error) {
 	c.mu.Lock()
 	defer c.unlockFlush()
+	if strings.HasPrefix(name, virtual) {
+		return c.virtualXattr(k, ino, name)
+	}
 	all, err := c.xattrsOf(k, ino)
 	if err != nil {
 		return nil, err
@@ -251,6 +255,25 @@ func (c *Client) Getxattr(k *Caller, ino wire.Ino, name string) ([]byte, error) 
 		}
 	}
 	return nil, eNODATA
+}
+
+// virtual begins the names of xattrs that nobody sets and no list has: statistics of
+// directories, as CephFS names them. The rank is asked each time.
+const virtual = "ceph."
+
+func (c *Client) virtualXattr(k *Caller, ino wire.Ino, name string) ([]byte, error) {
+	in, err := c.byIno(ino)
+	if err != nil {
+		return nil, err
+	}
+	c.ref(in)
+	defer c.unref(in)
+	cl, err := c.do(k, &wire.Request{Op: wire.OpGetvxattr, Ino: ino, Xname: name})
+	defer c.doneWith(cl)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(cl.reply.Value), nil
 }
 
 // Listxattr returns the names, each with a NUL behind it. ACLs are listed by the kernel.

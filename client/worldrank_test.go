@@ -346,7 +346,7 @@ func groups4(s string) (m wire.AttrMask) {
 // does not know yet is made.
 func (r *rank) reply(cmd scene.Command, opName string, num func(string, uint64) uint64) {
 	var op wire.Op
-	for o := wire.OpLookup; o <= wire.OpStatfs; o++ {
+	for o := wire.OpLookup; o <= wire.OpGetvxattr; o++ {
 		if o.String() == opName {
 			op = o
 		}

@@ -17,6 +17,7 @@ var phases = []func(*Model){
 	(*Model).checkReach,
 	(*Model).checkNames,
 	(*Model).checkDirs,
+	(*Model).checkSums,
 	(*Model).checkData,
 	(*Model).checkIndex,
 	(*Model).checkNumbers,

@@ -29,6 +29,9 @@ const (
 	CookieTwice      Code = "COOKIE_TWICE"
 	DirCounts        Code = "DIR_COUNTS"
 	DirVersion       Code = "DIR_VERSION"
+	RstatCharge      Code = "RSTAT_CHARGE"
+	RstatSums        Code = "RSTAT_SUMS"
+	RstatStale       Code = "RSTAT_STALE"
 	DataOrphan       Code = "DATA_ORPHAN"
 	DataBeyond       Code = "DATA_BEYOND_SIZE"
 	CutForgotten     Code = "CUT_FORGOTTEN"
@@ -64,6 +67,9 @@ var Codes = []CodeInfo{
 	{CookieTwice, "Two names of a directory have the same place in listings: the rank stops when it meets them.", "the later name gets another"},
 	{DirVersion, "A directory's version is lower than that of one of its names: newer records could be taken for older ones.", "raised"},
 	{DirCounts, "A directory's counts of names and subdirectories are not those of what it holds.", "set to what it holds"},
+	{RstatCharge, "A file with several names is not counted once, at the first of them, with its size.", "counted there"},
+	{RstatSums, "The recursive statistics in a directory's header are not the sum of what its names count for.", "summed up anew"},
+	{RstatStale, "The directory above counts something else for a directory than it holds, and nothing is under way to correct that.", "corrected, up to the root"},
 	{DataOrphan, "Data objects belong to an inode that does not exist.", "a file of them is made as /lost+found/NUMBER"},
 	{DataBeyond, "A file has data behind its size, where no client may write now: it would show when the file grows.", "cut off; the bytes go into the undo log"},
 	{CutForgotten, "A truncate was begun and nobody will end it.", "ended"},

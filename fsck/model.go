@@ -45,6 +45,7 @@ type Model struct {
 	data  map[wire.Ino][]Block
 
 	touched  map[wire.Ino]bool // inodes and directories that the journal speaks of
+	owing    map[wire.Ino]bool // inodes that the journal lists as owing to the directory above
 	expire   journal.Pos
 	journals []uint64 // places of journal objects
 	others   map[wire.Rank]*ledger
@@ -108,7 +109,7 @@ func New(p Params) *Model {
 	for _, o := range p.Others {
 		others[o.Rank] = &ledger{Other: o}
 	}
-	return &Model{p: p, others: others, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{},
+	return &Model{p: p, others: others, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{}, owing: map[wire.Ino]bool{},
 		setIndex: map[wire.Ino]*mds.IndexRecord{}}
 }
 
@@ -230,6 +231,9 @@ func (m *Model) Entry(rank wire.Rank, e *mds.EntryRecord) error {
 	m.inoEnd = max(m.inoEnd, e.InoEnd)
 	if t := e.Tables; t != nil {
 		m.inoEnd, m.inoMax = max(m.inoEnd, t.InoEnd), max(m.inoMax, t.InoMax)
+		for _, ino := range t.Owing {
+			m.owing[ino] = true
+		}
 	}
 	return nil
 }

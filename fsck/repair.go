@@ -55,6 +55,7 @@ func (m *Model) repairPhase(note func(Finding)) (again bool) {
 			}
 		}
 		if again {
+			m.settle()
 			return true
 		}
 	}
@@ -63,7 +64,7 @@ func (m *Model) repairPhase(note func(Finding)) (again bool) {
 
 // touch numbers a change of a directory, as a rank would.
 func (d *dir) touch() uint64 {
-	d.write = true
+	d.write, d.hasHdr = true, true
 	d.hdr.Version += 2
 	return d.hdr.Version - 1
 }

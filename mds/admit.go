@@ -55,7 +55,7 @@ func (r *Rank) loadWindow(q *request, d *dir) errno {
 	n, most := 0, r.listMax(q.Max)
 	r.seek.hash = q.Cookie + 1
 	d.order.AscendGreaterOrEqual(r.seek, func(dn *dentry) bool {
-		if dn.kind == dnHome && dn.in == nil && dn.loads == nil {
+		if dn.kind == dnHome && dn.in == nil && dn.more == nil {
 			bare = append(bare, dn)
 		}
 		n++
@@ -67,7 +67,7 @@ func (r *Rank) loadWindow(q *request, d *dir) errno {
 	keys := make([]string, len(bare))
 	for i, dn := range bare {
 		dn.pins++
-		dn.loads = &loads{}
+		dn.more = &dentryMore{}
 		keys[i] = dn.name + headSuffix
 	}
 	wake := r.waker(q)

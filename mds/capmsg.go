@@ -91,7 +91,9 @@ func (r *Rank) applyFlush(s *session, in *inode, m *wire.CapUpdate, had caps.Bit
 	exact := had.Has(caps.FileExcl) // the sole user sets times, others only raise them
 	if m.Set&wire.SetSize != 0 && m.TruncSeq == v.TruncSeq && in.isReg() {
 		// Nobody was given leave to write behind Reach.
+		old := v.Size
 		v.Size = max(v.Size, min(m.Attr.Size, v.Reach))
+		r.resized(in, old)
 	}
 	if m.Set&wire.SetMtime != 0 {
 		v.Mtime = merged(v.Mtime, m.Attr.Mtime, exact)

@@ -1,6 +1,11 @@
 package mds
 
-import "github.com/capstan-fs/capstan/internal/must"
+import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/internal/must"
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // mustHold walks the whole cache: the invariants beside each structure. Tests run it after
 // every step.
@@ -62,6 +67,7 @@ func (r *Rank) checkDir(d *dir) int {
 	}
 	must.Holdf(d.resident == resident, "%v: %d resident inodes, %d counted", d.in, resident, d.resident)
 	must.Holdf(d.order.Len() == present, "%v: %d names, %d in order", d.in, present, d.order.Len())
+	r.checkNest(d)
 	if d.complete && r.replay == nil {
 		must.Holdf(d.hdr.Entries == uint64(present), "%v: %d names, header says %d", d.in, present, d.hdr.Entries)
 		if d.in.rec.Nlink != 0 && !d.in.isSystem() {
@@ -72,4 +78,37 @@ func (r *Rank) checkDir(d *dir) int {
 		must.Holdf(dn.dirty && !dn.dead, "%v is listed as dirty", dn)
 	}
 	return len(d.names)
+}
+
+// checkNest: the header counts what the names count for, and who differs from what the
+// directory above counts for it is known to.
+func (r *Rank) checkNest(d *dir) {
+	if r.replay != nil || d.in.stub || d.in.isSystem() || d.in.rec.Nlink == 0 || !d.loaded {
+		return
+	}
+	in := d.in
+	if in.rec.Ino != wire.RootIno && d.hdr.nestRec != in.nest() {
+		must.Holdf(in.owes || slices.Contains(r.nest.seek, in.rec.Ino), "%v holds %v, above it counts as %v, and nobody knows", in, &d.hdr.nestRec, in.nest())
+	}
+	var sum nestRec
+	for _, dn := range d.names {
+		if dn.kind == dnHome && dn.in == nil {
+			return // bare: its record is in the object
+		}
+		if dn.kind == dnNull {
+			continue
+		}
+		n := dn.counted()
+		if dn.kind == dnHome {
+			n.RCtime = wire.MaxTime(n.RCtime, dn.in.rec.Ctime)
+		}
+		sum.add(n)
+		if c := dn.charge(); c != nil && dn.in != nil {
+			must.Holdf(dn.in.nest().RBytes == c.Bytes && dn.in.rec.Backs[0] == backRec{Dir: in.ino(), Name: dn.name}, "%v is charged at %v, which its inode does not say", dn.in, dn)
+		}
+	}
+	h := d.hdr.nestRec
+	must.Holdf(!d.complete || !h.RCtime.Before(sum.RCtime), "%v: changed at %v, a name at %v", in, h.RCtime, sum.RCtime)
+	h.RCtime = sum.RCtime
+	must.Holdf(!d.complete || h == sum, "%v: header counts %v, its names %v", in, &h, &sum)
 }

@@ -29,7 +29,7 @@ type dentry struct {
 	locks   [1]locker.Lock
 	leases  []*leaseRec // by session key
 	stamp   stamps
-	loads   *loads // of a bare home dentry whose inode is being read
+	more    *dentryMore // nil with nearly all
 
 	kind    dentryKind
 	dirty   bool   // in dir.dirty
@@ -40,8 +40,20 @@ type dentry struct {
 	pins    int32
 }
 
-// loads is who waits for the inode of a bare home dentry.
-type loads struct{ fns []func() }
+// dentryMore is what few dentries have: a bare home one whose inode is being read, who waits for
+// it; a remote one that its inode is charged to (nest.go), how much of it.
+type dentryMore struct {
+	fns    []func()
+	charge chargeRec
+}
+
+// charge is what the directory counts for a remote name; nil: nothing.
+func (d *dentry) charge() *chargeRec {
+	if d.kind != dnRemote || d.more == nil {
+		return nil
+	}
+	return &d.more.charge
+}
 
 func (d *dentry) isNull() bool   { return d.kind == dnNull }
 func (d *dentry) String() string { return fmt.Sprintf("dn %v/%s", d.dir.in.rec.Ino, d.name) }

@@ -143,6 +143,9 @@ func (r *Rank) unbind(dn *dentry) {
 			dn.in.dropRemote(dn)
 		}
 	}
+	if dn.kind == dnRemote {
+		dn.more = nil
+	}
 	dn.kind, dn.in, dn.ino, dn.typ, dn.indexed = dnNull, nil, 0, 0, false
 	r.noteIdle(dn)
 }

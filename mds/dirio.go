@@ -146,6 +146,9 @@ func (r *Rank) loadHeader(d *dir, h headerRec) {
 		d.hdr.Mtime, d.hdr.Ctime = d.in.rec.Mtime, d.in.rec.Ctime
 	}
 	d.loaded = true
+	if r.state == stateActive {
+		r.owesIfDifferent(d.in)
+	}
 }
 
 // loadDentry fills the cache with a record of a dirfrag object, unless what is cached is newer.
@@ -166,7 +169,7 @@ func (r *Rank) loadDentry(d *dir, name string, b []byte) error {
 		return fmt.Errorf("two names have cookie %#x", rec.Hash)
 	}
 	if rec.Kind == dnRemote {
-		r.attachRemote(dn, rec.Ino, rec.Type)
+		r.attachRemote(dn, &rec)
 		return nil
 	}
 	in := r.inodes[rec.Ino]
@@ -196,11 +199,14 @@ func (r *Rank) loadDentry(d *dir, name string, b []byte) error {
 }
 
 // attachRemote makes a null dentry a remote one whose inode may not be cached.
-func (r *Rank) attachRemote(dn *dentry, ino wire.Ino, typ uint32) {
-	dn.kind, dn.ino, dn.typ = dnRemote, ino, typ
+func (r *Rank) attachRemote(dn *dentry, rec *dentryRec) {
+	dn.kind, dn.ino, dn.typ = dnRemote, rec.Ino, rec.Type
+	if rec.Charge != nil {
+		dn.more = &dentryMore{charge: *rec.Charge}
+	}
 	_, taken := dn.dir.order.ReplaceOrInsert(dn)
 	must.Holdf(!taken, "%v: cookie %#x taken", dn, dn.hash)
-	if in := r.inodes[ino]; in != nil && !in.stub {
+	if in := r.inodes[rec.Ino]; in != nil && !in.stub {
 		dn.in = in
 		in.addRemote(dn)
 	}

@@ -19,6 +19,8 @@ type (
 	EntryRecord  = entryRec
 	IndexRecord  = indexRec
 	BackPointer  = backRec
+	NestRecord   = nestRec
+	ChargeRecord = chargeRec
 	DentryKind   = dentryKind
 )
 

@@ -10,7 +10,11 @@ import (
 // every update encodes several: reflection would cost more than the rest of a create. A test
 // compares both ways for every record.
 
-const recordVersion = 1
+const (
+	recordVersion = 1
+	dentryVersion = 2
+	entryVersion  = 2
+)
 
 func putArray(b []byte, n int) []byte {
 	switch {
@@ -92,7 +96,7 @@ func putKVs(b []byte, kvs []wire.KV) []byte {
 }
 
 func (v *inodeRec) put(b []byte) []byte {
-	b = putArray(b, 26)
+	b = putArray(b, 27)
 	b = putUint(b, uint64(v.Ino))
 	b = putUint(b, uint64(v.Mode))
 	b = putUint(b, uint64(v.UID))
@@ -123,7 +127,7 @@ func (v *inodeRec) put(b []byte) []byte {
 	b = putUint(b, v.Reach)
 	room := v.Room
 	if room == nil {
-		return append(b, 0xc0, 0x90, 0, 0xc0)
+		return append(b, 0xc0, 0x90, 0, 0xc0, 0xc0)
 	}
 	b = putBytes(b, room.Inline)
 	b = putArray(b, len(room.Quota))
@@ -131,22 +135,30 @@ func (v *inodeRec) put(b []byte) []byte {
 		b = putUint(b, q)
 	}
 	b = putInt(b, int64(room.Pin))
-	return putBytes(b, room.Snaps)
+	b = putBytes(b, room.Snaps)
+	if room.Nest == nil {
+		return append(b, 0xc0)
+	}
+	return room.Nest.put(putArray(b, 4))
 }
 
 // put appends the record with its version byte. in is nil unless the kind is home.
 func putDentry(b []byte, d *dentry) []byte {
-	b = append(b, recordVersion)
-	b = putArray(b, 6)
+	b = append(b, dentryVersion)
+	b = putArray(b, 7)
 	b = putUint(b, d.version)
 	b = putUint(b, d.hash)
 	b = putUint(b, uint64(d.kind))
 	b = putUint(b, uint64(d.ino))
 	b = putUint(b, uint64(d.typ))
 	if d.kind != dnHome {
+		b = append(b, 0xc0)
+		if c := d.charge(); c != nil {
+			return putUint(putArray(b, 1), c.Bytes)
+		}
 		return append(b, 0xc0)
 	}
-	return d.in.rec.put(b)
+	return append(d.in.rec.put(b), 0xc0)
 }
 
 func (v *headerRec) put(b []byte) []byte {
@@ -158,13 +170,18 @@ func (v *headerRec) put(b []byte) []byte {
 	b = putTime(b, v.Mtime)
 	b = putTime(b, v.Ctime)
 	b = putUint(b, v.Change)
-	b = putUint(b, v.RBytes)
-	b = putUint(b, v.RFiles)
-	b = putUint(b, v.RSubdirs)
-	b = putTime(b, v.RCtime)
+	b = v.nestRec.put(b)
 	b = putArray(b, len(v.Frags))
 	for _, f := range v.Frags {
 		b = putUint(b, uint64(f))
 	}
 	return b
+}
+
+// put appends the fields alone: in a header they are its own.
+func (v *nestRec) put(b []byte) []byte {
+	b = putUint(b, v.RBytes)
+	b = putUint(b, v.RFiles)
+	b = putUint(b, v.RSubdirs)
+	return putTime(b, v.RCtime)
 }

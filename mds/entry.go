@@ -26,6 +26,7 @@ type entry struct {
 	tables  bool // head of a segment
 	inoEnd  wire.Ino
 	fsyncIt bool
+	sums    bool // it only brings sums up the tree: nothing that a client is shown of the objects changes
 }
 
 // entryRec is an entry as the decoder sees it.
@@ -71,7 +72,11 @@ type tablesRec struct {
 	Sessions []sessionRec
 	InoEnd   wire.Ino
 	InoMax   wire.Ino
+	Owing    []wire.Ino // inodes of which the directory above may not count yet what they are (nest.go)
 }
+
+// WireVersion is 2 since the tables list who owes.
+func (*entryRec) WireVersion() byte { return 2 }
 
 // newEntry starts the entry of an update. One at a time: it is submitted in the same step.
 func (r *Rank) newEntry() *entry {
@@ -121,6 +126,9 @@ func (r *Rank) submit(e *entry) journal.Pos {
 	must.Holdf(e.busy && r.jw != nil, "no entry to submit, or no journal")
 	start := r.jw.End()
 	for _, dn := range e.dns {
+		if dn.kind == dnHome && !e.sums {
+			r.noteChange(dn)
+		}
 		dn.dir.hdr.Version++
 		dn.version = dn.dir.hdr.Version
 	}
@@ -132,6 +140,10 @@ func (r *Rank) submit(e *entry) journal.Pos {
 	var by SessionKey
 	if e.sess != nil {
 		by = e.sess.key
+	}
+	if e.sums {
+		r.submitted(e, start, pos)
+		return pos
 	}
 	for _, dn := range e.dns {
 		r.markDirty(dn)
@@ -154,8 +166,23 @@ func (r *Rank) submit(e *entry) journal.Pos {
 	return pos
 }
 
+// submitted ends the submission of sums. Nothing is stamped: no answer shows what is new here
+// but that to a question for sums, which rests on nestState.pos; others need not wait for it.
+func (r *Rank) submitted(e *entry, start, pos journal.Pos) {
+	for _, dn := range e.dns {
+		r.markDirty(dn)
+		if dn.kind == dnHome {
+			r.account(dn.in)
+		}
+	}
+	for _, d := range e.dirs {
+		r.markDirDirty(d, start, pos)
+	}
+	e.busy = false
+}
+
 func (e *entry) put(r *Rank, b []byte) []byte {
-	b = append(b, recordVersion)
+	b = append(b, entryVersion)
 	b = putArray(b, 10)
 	if e.sess != nil {
 		b = putUint(b, uint64(e.sess.key))
@@ -187,7 +214,7 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 	if !e.tables {
 		return append(b, 0xc0)
 	}
-	b = putArray(b, 3)
+	b = putArray(b, 4)
 	n := len(r.ghosts) // their close comes when they are laid
 	for _, s := range r.order {
 		if s.durableSession() {
@@ -204,7 +231,8 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 		b = s.put(b)
 	}
 	b = putUint(b, uint64(r.inos.end))
-	return putUint(b, uint64(r.inos.max))
+	b = putUint(b, uint64(r.inos.max))
+	return r.nest.put(b)
 }
 
 // putNested appends what put makes as one msgpack bin. Its length goes before it, in the

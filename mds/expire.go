@@ -117,6 +117,7 @@ func (r *Rank) stop() {
 		return
 	}
 	r.expire.stopped = func() { r.setState(stateStopped) }
+	r.settleAll()
 	if !r.ent.busy {
 		r.newSegment()
 	}
@@ -134,6 +135,7 @@ func (r *Rank) maybeStopped() {
 	if r.expire.stopped == nil || r.expire.busy {
 		return
 	}
+	r.settleAll()
 	if len(r.dirtyDirs) > 0 {
 		r.flushAll()
 		return

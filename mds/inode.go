@@ -47,10 +47,12 @@ type inode struct {
 	dead    bool  // dropped from the cache: a stale pointer is a bug
 	purging bool
 	listed  bool
+	owes    bool // in Rank.nest: the directory above may not count what it is now
 }
 
 // Places in inode.locks, in lock order. isnap, ipolicy, inest and idft join when something
-// changes what they protect: snapshots, layouts, recursive statistics, fragments.
+// changes what they protect: snapshots, layouts, fragments, recursive statistics of several ranks
+// (of one they change inside a step: nest.go).
 const (
 	lockFile = iota
 	lockAuth

@@ -111,7 +111,7 @@ func (r *Rank) trim() {
 // mayTrim reports whether in is clean, held by nobody, and, if a directory, without a cached
 // inode below.
 func (r *Rank) mayTrim(in *inode) bool {
-	if in.dead || in.pins != 0 || in.stub || in.home == nil || in.home.dir.in == r.base || r.capsHeld(in) || r.fileBusy(in) ||
+	if in.dead || in.pins != 0 || in.owes || in.stub || in.home == nil || in.home.dir.in == r.base || r.capsHeld(in) || r.fileBusy(in) ||
 		in.purging || in.rec.Nlink == 0 || in.rest.pos > r.durablePos || in.home.dirty || in.home.pins != 0 || in.home.dir.flushing {
 		return false
 	}
@@ -159,11 +159,11 @@ func (r *Rank) trimInode(in *inode) {
 
 // loadInode reads the inode of a bare home dentry; fn runs when it is there, or cannot be had.
 func (r *Rank) loadInode(dn *dentry, fn func()) {
-	if dn.loads != nil {
-		dn.loads.fns = append(dn.loads.fns, fn)
+	if dn.more != nil {
+		dn.more.fns = append(dn.more.fns, fn)
 		return
 	}
-	dn.loads = &loads{fns: []func(){fn}}
+	dn.more = &dentryMore{fns: []func(){fn}}
 	dn.pins++
 	get := []wire.ObjOp{{Kind: wire.ObjOmapGet, Keys: []string{dn.name + headSuffix}}}
 	r.object(0, r.dirObject(dn.dir.in.ino()), get, func(e uint32, res []wire.ObjResult) {
@@ -201,8 +201,8 @@ func (r *Rank) loadedInode(dn *dentry, e uint32, val []byte) bool {
 		r.used(in)
 		r.loaded(in)
 	}
-	fns := dn.loads.fns
-	dn.loads = nil
+	fns := dn.more.fns
+	dn.more = nil
 	r.unpinDentry(dn)
 	for _, fn := range fns {
 		fn()

@@ -32,6 +32,7 @@ var (
 	capCost    = heapSize(unsafe.Sizeof(caps.Record{}))
 	leaseCost  = heapSize(unsafe.Sizeof(leaseRec{})) + 8
 	dirCost    = heapSize(unsafe.Sizeof(dir{})) + 512 // the first nodes of its map and tree
+	roomCost   = heapSize(unsafe.Sizeof(inodeRoom{})) + heapSize(unsafe.Sizeof(nestRec{}))
 	fileCost   = heapSize(unsafe.Sizeof(fileState{}))
 )
 
@@ -69,6 +70,9 @@ func (r *Rank) account(in *inode) {
 	n += int64(len(v.Ranges)) * 16
 	for i := range v.Backs {
 		n += int64(unsafe.Sizeof(v.Backs[i])) + byteSize(len(v.Backs[i].Name))
+	}
+	if v.Room != nil {
+		n += roomCost
 	}
 	if in.dir != nil {
 		n += dirCost

@@ -78,10 +78,8 @@ var opCreate = opDesc{
 		}
 		in := r.newInode(rec)
 		r.bind(dn, dnHome, in)
-		h := &dn.dir.hdr
-		h.Entries++
+		r.count(dn, +1)
 		if in.isDir() {
-			h.Subdirs++
 			r.bornEmpty(in)
 		}
 		r.touchDir(dn.dir)
@@ -134,7 +132,7 @@ var opTmpfile = opDesc{
 		rec.Nlink = 0
 		in := r.newInode(rec)
 		r.bind(stray, dnHome, in)
-		stray.dir.hdr.Entries++
+		r.count(stray, +1)
 		r.rangeForNew(in, q.sess, q.Want)
 		r.claim(q, in)
 		ent := r.newEntry()
@@ -200,6 +198,8 @@ func (r *Rank) touchDir(d *dir) {
 	h.Mtime = r.wall
 	h.Ctime = wire.MaxTime(h.Ctime, r.wall)
 	h.Change++
+	h.RCtime = wire.MaxTime(h.RCtime, h.Ctime)
+	r.owes(d.in)
 }
 
 // bornEmpty gives a new directory its contents: none, and that is all there is to know.

@@ -59,10 +59,11 @@ var opLink = opDesc{
 		ent := r.newEntry()
 		ent.by(q.sess, q.Tid, in.ino(), q.rest)
 		v := &in.rec
+		v.Ctime = wire.MaxTime(v.Ctime, r.wall)
 		switch {
 		case v.Nlink == 0:
 			stray := in.home
-			stray.dir.hdr.Entries--
+			r.count(stray, -1)
 			r.unbind(stray)
 			ent.dentry(stray)
 			r.bind(dn, dnHome, in)
@@ -70,10 +71,12 @@ var opLink = opDesc{
 			old := in.home
 			r.unbind(old)
 			r.bind(q.home, dnHome, in)
-			q.home.dir.hdr.Entries++
+			r.count(q.home, +1)
 			r.bind(old, dnRemote, in)
 			r.bind(dn, dnRemote, in)
 			v.Backs = []backRec{{Dir: old.dir.in.ino(), Name: old.name}, {Dir: dn.dir.in.ino(), Name: dn.name}}
+			old.dir.hdr.take(nestRec{RBytes: v.Size, RFiles: 1}) // its own bytes become its charge
+			r.charge(old, in)
 			ent.dentry(old)
 			ent.dentry(q.home)
 		default:
@@ -82,9 +85,8 @@ var opLink = opDesc{
 			ent.dentry(in.home)
 		}
 		v.Nlink++
-		v.Ctime = wire.MaxTime(v.Ctime, r.wall)
 		v.Change++
-		dn.dir.hdr.Entries++
+		r.count(dn, +1)
 		r.touchDir(dn.dir)
 		ent.dentry(dn)
 		q.pos = r.submit(ent)

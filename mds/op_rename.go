@@ -1,6 +1,9 @@
 package mds
 
 import (
+	"slices"
+
+	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -158,17 +161,13 @@ var opRename = opDesc{
 
 // moveName gives what src leads to the name dst, which is null.
 func (r *Rank) moveName(ent *entry, src, dst *dentry) {
-	in, kind := src.in, src.kind
+	in, kind, charge := src.in, src.kind, src.charge()
 	if kind == dnRemote {
-		dropBack(in, src)
+		moveBack(in, src, dst)
 	}
+	r.count(src, -1)
 	r.unbind(src)
-	r.bind(dst, kind, in)
-	if kind == dnRemote {
-		in.rec.Backs = append(in.rec.Backs, backRec{Dir: dst.dir.in.ino(), Name: dst.name})
-	}
-	r.count(src.dir, in, -1)
-	r.count(dst.dir, in, +1)
+	r.bindMoved(dst, kind, in, charge)
 	in.rec.Ctime = wire.MaxTime(in.rec.Ctime, r.wall)
 	in.rec.Change++
 	ent.dentry(src)
@@ -178,42 +177,52 @@ func (r *Rank) moveName(ent *entry, src, dst *dentry) {
 
 // exchange swaps what two names lead to.
 func (r *Rank) exchange(ent *entry, a, b *dentry) {
-	ia, ka := a.in, a.kind
-	ib, kb := b.in, b.kind
+	ia, ka, ca := a.in, a.kind, a.charge()
+	ib, kb, cb := b.in, b.kind, b.charge()
 	if ka == dnRemote {
-		dropBack(ia, a)
+		moveBack(ia, a, b)
 	}
 	if kb == dnRemote {
-		dropBack(ib, b)
+		moveBack(ib, b, a)
 	}
+	r.count(a, -1)
+	r.count(b, -1)
 	r.unbind(a)
 	r.unbind(b)
-	r.bind(b, ka, ia)
-	r.bind(a, kb, ib)
+	r.bindMoved(b, ka, ia, ca)
+	r.bindMoved(a, kb, ib, cb)
 	for _, x := range [...]struct {
 		in *inode
 		dn *dentry
 	}{{ia, b}, {ib, a}} {
-		if x.dn.kind == dnRemote {
-			x.in.rec.Backs = append(x.in.rec.Backs, backRec{Dir: x.dn.dir.in.ino(), Name: x.dn.name})
-		}
 		x.in.rec.Ctime = wire.MaxTime(x.in.rec.Ctime, r.wall)
 		x.in.rec.Change++
 		ent.dentry(x.dn)
 		ent.dentry(x.in.home)
 	}
-	r.count(a.dir, ia, -1)
-	r.count(b.dir, ib, -1)
-	r.count(b.dir, ia, +1)
-	r.count(a.dir, ib, +1)
 }
 
-// count adjusts a directory's totals for one name of in.
-func (r *Rank) count(d *dir, in *inode, by int) {
-	d.hdr.Entries += uint64(by)
-	if in.isDir() {
-		d.hdr.Subdirs += uint64(by)
+// bindMoved is bind for what has left another name, whose charge comes along.
+func (r *Rank) bindMoved(dn *dentry, kind dentryKind, in *inode, charge *chargeRec) {
+	r.bind(dn, kind, in)
+	if charge != nil {
+		dn.more = &dentryMore{charge: *charge}
 	}
+	r.count(dn, +1)
+}
+
+// moveBack lets a back-pointer follow its name. It keeps its place in the list, for the first
+// one is charged.
+func moveBack(in *inode, from, to *dentry) {
+	old := backRec{Dir: from.dir.in.ino(), Name: from.name}
+	in.rec.Backs = slices.Clone(in.rec.Backs) // the journal's encoder and queued replies may look at the old list
+	for i := range in.rec.Backs {
+		if in.rec.Backs[i] == old {
+			in.rec.Backs[i] = backRec{Dir: to.dir.in.ino(), Name: to.name}
+			return
+		}
+	}
+	must.Holdf(false, "%v does not list its name %v", in, from)
 }
 
 // restOnPath makes the answer wait for what others did to the names above in.

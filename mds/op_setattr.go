@@ -125,7 +125,9 @@ func (r *Rank) setSize(in *inode, size uint64) (cutting bool) {
 	if size != v.Size || cutting {
 		v.TruncSeq++
 	}
+	old := v.Size
 	v.Size = size
+	r.resized(in, old)
 	v.Ranges = nil // given again, below twice the new size, with the next w
 	return cutting
 }

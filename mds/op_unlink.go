@@ -88,12 +88,9 @@ func (r *Rank) planLoss(q *request, in *inode, asDir bool) errno {
 // dentry; an inode with other names loses a back-pointer.
 func (r *Rank) loseName(ent *entry, dn *dentry, in *inode) {
 	wasHome := dn.kind == dnHome
-	h := &dn.dir.hdr
-	h.Entries--
-	if in.isDir() {
-		h.Subdirs--
-	}
+	r.count(dn, -1)
 	if !wasHome {
+		r.loseCharge(in, dn)
 		dropBack(in, dn)
 	}
 	r.unbind(dn)
@@ -107,13 +104,13 @@ func (r *Rank) loseName(ent *entry, dn *dentry, in *inode) {
 	}
 	if !wasHome {
 		home := in.home
-		home.dir.hdr.Entries--
+		r.count(home, -1)
 		r.unbind(home)
 		ent.dentry(home)
 	}
 	stray := r.dentry(r.strayDir(in.ino()), strayName(in.ino()))
 	r.bind(stray, dnHome, in)
-	stray.dir.hdr.Entries++
+	r.count(stray, +1)
 	ent.dentry(stray)
 }
 

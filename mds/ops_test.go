@@ -154,7 +154,7 @@ func TestHardLinksMoveHomeOnce(t *testing.T) {
 		}
 		c.must(&wire.Request{Op: wire.OpRename, Ino: d, Name: "g", NewDir: root, NewName: "g"})
 		c.must(&wire.Request{Op: wire.OpUnlink, Ino: root, Name: "f"})
-		if in := w.r.inodes[f]; len(in.rec.Backs) != 2 || in.rec.Backs[1] != (backRec{Dir: root, Name: "g"}) {
+		if in := w.r.inodes[f]; len(in.rec.Backs) != 2 || in.rec.Backs[0] != (backRec{Dir: root, Name: "g"}) {
 			t.Fatalf("back-pointers %+v", in.rec.Backs)
 		}
 		c.must(&wire.Request{Op: wire.OpUnlink, Ino: root, Name: "g"})

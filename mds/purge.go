@@ -133,7 +133,7 @@ func (r *Rank) removeStrays() {
 	ent := r.newEntry()
 	for _, in := range r.strays.finished {
 		dn := in.home
-		dn.dir.hdr.Entries--
+		r.count(dn, -1)
 		r.unbind(dn)
 		ent.dentry(dn)
 		dn.dir.purged = append(dn.dir.purged, in.ino())

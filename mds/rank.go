@@ -25,6 +25,7 @@ type Config struct {
 
 	ValidityNs, RevokeNs int64 // V, R (4.7); 0: 15 s, 10 s
 	GraceNs              int64 // G, how long a rank that was replaced may go on answering (LS); 0: 3 s
+	NestLagNs            int64 // how long a directory above may count what was; 0: 1 s
 	LingerNs             int64 // how long an update that was answered early may wait for others to share its journal write; 0: not at all
 	SafeRideNs           int64 // how long a watermark may wait for a reply to ride on; 0: not at all
 
@@ -49,6 +50,9 @@ func (c *Config) fill() {
 	}
 	if c.GraceNs == 0 {
 		c.GraceNs = 3e9
+	}
+	if c.NestLagNs == 0 {
+		c.NestLagNs = 1e9
 	}
 	if c.ObjectSize == 0 {
 		c.ObjectSize = 4 << 20
@@ -123,6 +127,7 @@ type Rank struct {
 
 	inos      inoTable
 	strays    strayState
+	nest      nestState
 	cuts      []*cut
 	replay    *replayState // until active
 	replayEnd journal.Pos  // where this life's journal begins
@@ -182,7 +187,7 @@ func (r *Rank) Step(ev Event) *Effects {
 	r.background()
 	r.pump()
 	r.eff.State = r.state
-	r.eff.NextTick = soonest(r.sessionTick(), r.lingerTick())
+	r.eff.NextTick = soonest(soonest(r.sessionTick(), r.lingerTick()), r.nestTick())
 	if r.cfg.Check {
 		r.mustHold()
 	}
@@ -250,6 +255,7 @@ func (r *Rank) onMessage(ev *Event) {
 func (r *Rank) background() {
 	r.purgeSome()
 	r.continueCuts()
+	r.settleNests()
 	r.segmentHead()
 	if r.expire.due {
 		r.expire.due = false

@@ -40,17 +40,18 @@ type inodeRec struct {
 	Room       *inodeRoom `msgpack:"-"` // nil: empty
 }
 
-// inodeRoom is the room that records have from day one; nothing writes it yet, so in memory
-// it costs a pointer.
+// inodeRoom is what few inodes have, and the room that records have from day one: in memory it
+// costs a pointer.
 type inodeRoom struct {
 	Inline []byte
 	Quota  []uint64
 	Pin    int32
 	Snaps  []byte
+	Nest   *nestRec // what the parent counts of a directory, or the charged name of a file with several (nest.go)
 }
 
 func (v *inodeRoom) empty() bool {
-	return len(v.Inline) == 0 && len(v.Quota) == 0 && v.Pin == 0 && len(v.Snaps) == 0
+	return len(v.Inline) == 0 && len(v.Quota) == 0 && v.Pin == 0 && len(v.Snaps) == 0 && v.Nest == nil
 }
 
 // inodeDisk is the whole record as the decoder sees it.
@@ -107,6 +108,25 @@ type dentryRec struct {
 	Ino      wire.Ino
 	Type     uint32
 	Inode    *inodeDisk // kind home
+	Charge   *chargeRec // kind remote, and the inode is charged to this name
+}
+
+// WireVersion is 2 since names carry charges and inodes what their parent counts.
+func (*dentryRec) WireVersion() byte { return 2 }
+
+// nestRec is what a directory holds at any depth, itself left out.
+type nestRec struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	RBytes   uint64   // of files and symlinks
+	RFiles   uint64   // all that is no directory, an inode of several names once
+	RSubdirs uint64
+	RCtime   wire.Time // the newest change; it never goes back
+}
+
+// chargeRec is what the directory of a remote name counts for it: one file and so many bytes.
+type chargeRec struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Bytes    uint64
 }
 
 // headerRec is what a directory knows of its contents. Version rises with every change of
@@ -119,10 +139,8 @@ type headerRec struct {
 	Mtime    wire.Time
 	Ctime    wire.Time
 	Change   uint64
-	// Room: recursive statistics, fragment tree.
-	RBytes, RFiles, RSubdirs uint64
-	RCtime                   wire.Time
-	Frags                    []uint32
+	nestRec           // the sum over the names: what each is counted for
+	Frags    []uint32 // room: fragment tree
 }
 
 const (

@@ -23,6 +23,10 @@ func TestRecordsSurviveTheirEncoding(t *testing.T) {
 			Xattrs: []wire.KV{}, Ranges: []rangeRec{}, Backs: []backRec{},
 			Room: &inodeRoom{Quota: []uint64{}, Pin: rapid.Int32().Draw(t, "pin"), Inline: rapid.SliceOfN(rapid.Byte(), 1, 300).Draw(t, "inline")},
 		}
+		nest := nestRec{RBytes: rapid.Uint64().Draw(t, "rbytes"), RFiles: in.Size, RSubdirs: in.Reach, RCtime: drawTime(t)}
+		if rapid.Bool().Draw(t, "nest") {
+			in.Room.Nest = &nest
+		}
 		for i := rapid.IntRange(0, 20).Draw(t, "xattrs"); i > 0; i-- {
 			in.Xattrs = append(in.Xattrs, wire.KV{Key: rapid.String().Draw(t, "key"), Val: rapid.SliceOfN(rapid.Byte(), 0, 70000).Draw(t, "val")})
 		}
@@ -42,7 +46,7 @@ func TestRecordsSurviveTheirEncoding(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("got  %+v\nwant %+v", *got.Inode, *want.Inode)
 		}
-		h := headerRec{Version: want.Version, Entries: in.Size, Subdirs: in.Reach, Mtime: in.Mtime, Ctime: in.Ctime, Change: in.Change, RCtime: in.Btime, Frags: []uint32{}}
+		h := headerRec{Version: want.Version, Entries: in.Size, Subdirs: in.Reach, Mtime: in.Mtime, Ctime: in.Ctime, Change: in.Change, nestRec: nest, Frags: []uint32{}}
 		var gh headerRec
 		if err := wire.Unmarshal(h.put(nil), &gh); err != nil || !reflect.DeepEqual(gh, h) {
 			t.Fatalf("header %+v, %v", gh, err)
@@ -59,9 +63,9 @@ func TestGoldenRecords(t *testing.T) {
 	dn := &dentry{version: 9, hash: 1 << 40, kind: dnHome, ino: 1 << 40, typ: modeReg, in: &inode{rec: inodeRec{
 		Ino: 1 << 40, Mode: 0o100644, UID: 1000, Nlink: 1, Size: 70000, Mtime: wire.Time{Sec: -1, Nsec: 5}, Change: 3,
 		Xattrs: []wire.KV{{Key: "user.a", Val: []byte("1")}}, Ranges: []rangeRec{{Session: 7, Max: 4096}}}}}
-	const want = "019609cf0000010000000000" + "01cf0000010000000000cd8000" +
-		"dc001acf0000010000000000cd81a4cd03e8000100ce00011170c2000092000092d3ffffffffffffffff05920000920000" +
-		"03a000009192a6757365722e61c40131919207cd10009000c09000c0"
+	const want = "029709cf0000010000000000" + "01cf0000010000000000cd8000" +
+		"dc001bcf0000010000000000cd81a4cd03e8000100ce00011170c2000092000092d3ffffffffffffffff05920000920000" +
+		"03a000009192a6757365722e61c40131919207cd10009000c09000c0c0c0"
 	if got := hexString(putDentry(nil, dn)); got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
@@ -70,8 +74,12 @@ func TestGoldenRecords(t *testing.T) {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
 	null := &dentry{version: 3}
-	if got := putDentry(nil, null); !bytes.Equal(got, []byte{1, 0x96, 3, 0, 0, 0, 0, 0xc0}) {
+	if got := putDentry(nil, null); !bytes.Equal(got, []byte{2, 0x97, 3, 0, 0, 0, 0, 0xc0, 0xc0}) {
 		t.Fatalf("%x", got)
+	}
+	remote := &dentry{version: 4, kind: dnRemote, ino: 7, more: &dentryMore{charge: chargeRec{Bytes: 200}}}
+	if got, want := hexString(putDentry(nil, remote)), "02970400020700c091ccc8"; got != want {
+		t.Fatalf("got  %s\nwant %s", got, want)
 	}
 }
 
@@ -87,8 +95,8 @@ func hexString(b []byte) string {
 // Bytes of a newer program are refused by name, not misread.
 func TestUnknownRecordVersionIsRefused(t *testing.T) {
 	var rec dentryRec
-	if err := wire.Unmarshal([]byte{2, 0x96}, &rec); err == nil {
-		t.Fatal("version 2 was read")
+	if err := wire.Unmarshal([]byte{3, 0x97}, &rec); err == nil {
+		t.Fatal("version 3 was read")
 	}
 	if _, err := decodeEntry([]byte{9}); err == nil {
 		t.Fatal("entry of version 9 was read")

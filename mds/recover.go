@@ -68,7 +68,9 @@ func (r *Rank) probe(in *inode) {
 		fs.probing = false
 		r.probing--
 		if in.rec.TruncSeq == seq {
+			old := in.rec.Size
 			in.rec.Size = max(in.rec.Size, size)
+			r.resized(in, old)
 		}
 		in.rec.Mtime = wire.MaxTime(in.rec.Mtime, r.wall)
 		in.rec.Ranges = slices.DeleteFunc(slices.Clone(in.rec.Ranges), func(g rangeRec) bool {

@@ -148,6 +148,7 @@ func (r *Rank) applyJournal() {
 	}
 	rp.chunks = nil
 	r.recallPurged()
+	r.recallOwing()
 	r.replayed(end)
 }
 
@@ -177,6 +178,7 @@ func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 				r.replaySession(&t.Sessions[i])
 			}
 			r.inos.max = t.InoMax
+			r.nest.seek = t.Owing
 		}
 		r.inos.end = max(r.inos.end, t.InoEnd)
 	}
@@ -227,7 +229,7 @@ func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 		switch rec.Kind {
 		case dnNull:
 		case dnRemote:
-			r.attachRemote(dn, rec.Ino, rec.Type)
+			r.attachRemote(dn, rec)
 		case dnHome:
 			if rec.Inode == nil || rec.Inode.Ino != rec.Ino {
 				return fmt.Errorf("%v: home without its inode", dn)
@@ -489,6 +491,7 @@ func (r *Rank) goActive() {
 	r.setState(stateActive)
 	r.expire.due = true
 	r.dropUnplaced()
+	r.seekMore()
 	r.reissueAll()
 	r.reclaimLocks()
 	for _, h := range held {

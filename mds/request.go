@@ -67,6 +67,7 @@ func init() {
 	ops[wire.OpLookup] = &opLookup
 	ops[wire.OpGetattr] = &opGetattr
 	ops[wire.OpGetxattrs] = &opGetxattrs
+	ops[wire.OpGetvxattr] = &opGetvxattr
 	ops[wire.OpReaddir] = &opReaddir
 	ops[wire.OpCreate] = &opCreate
 	ops[wire.OpMkdir] = &opCreate

@@ -113,6 +113,7 @@ func handMade() []example {
 		{"created", &Reply{Tid: 31, Early: true, Safe: 29, Target: &file, Lease: &Lease{Dir: RootIno, Name: "naïve", Ino: file.Ino, Seq: 1}}},
 		{"a listing", &Reply{Tid: ReadTid | 4, End: true, Complete: true, Entries: []DirEntry{{Name: "a", Ino: 5, Mode: 0o040000, Cookie: 3},
 			{Name: strings.Repeat("x", MaxName), Ino: file.Ino, Mode: 0o100000, Cookie: 1<<63 - 1, Stat: &file}}}},
+		{"a virtual xattr", &Reply{Tid: ReadTid | 6, Value: []byte("4096")}},
 		{"ENOENT", &Reply{Tid: 5, Errno: 2, Lease: &Lease{Dir: RootIno, Name: "nobody", Seq: 1}}},
 		{"revoke", &CapGrant{Op: CapRevoke, Stat: file}},
 		{"Fs goes, names stay", &CapUpdate{Ino: RootIno, CapID: 78, Seq: 3, Retained: caps.Pin | caps.AuthShared, Oldest: 32, Names: []string{"a", "absent"}}},

@@ -144,10 +144,11 @@ const (
 	OpGetlk                   // Ino; Lock → Reply.Lock
 	OpTmpfile                 // Ino = directory: an inode with nlink 0, open
 	OpStatfs                  // → Reply.Statfs
+	OpGetvxattr               // Ino, Xname: a virtual xattr → Reply.Value
 )
 
 var opNames = [...]string{"?", "lookup", "getattr", "readdir", "open", "create", "mkdir", "mknod", "symlink", "link",
-	"unlink", "rmdir", "rename", "setattr", "setxattr", "rmxattr", "getxattrs", "setlk", "getlk", "tmpfile", "statfs"}
+	"unlink", "rmdir", "rename", "setattr", "setxattr", "rmxattr", "getxattrs", "setlk", "getlk", "tmpfile", "statfs", "getvxattr"}
 
 func (o Op) String() string {
 	if int(o) < len(opNames) {
@@ -275,6 +276,7 @@ type Reply struct {
 	Lock     FileLock   // getlk: the conflicting range, Type Unlock when none; setlk: ticket
 	Statfs   *Statfs
 	Dir2     *InodeStat // rename: the other directory
+	Value    []byte     // getvxattr
 }
 
 // Attr is what stat shows.
@@ -404,6 +406,9 @@ const MaxKept = 256
 
 // WireVersion is 2 since there are Names.
 func (*CapUpdate) WireVersion() byte { return 2 }
+
+// WireVersion is 2 since there is a Value.
+func (*Reply) WireVersion() byte { return 2 }
 
 // WireVersion is 2 since a CapUpdate in it has Names.
 func (*Request) WireVersion() byte { return 2 }

@@ -24,6 +24,8 @@ func (r *Rank) exec(l *link, q *wire.Request, n *node, rep *wire.Reply) syscall.
 		show(c)
 	case wire.OpGetattr, wire.OpGetxattrs, wire.OpOpen:
 		show(n)
+	case wire.OpGetvxattr:
+		return syscall.ENODATA
 	case wire.OpReaddir:
 		names := make([]string, 0, len(n.children))
 		for k := range n.children {

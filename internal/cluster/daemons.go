@@ -224,7 +224,7 @@ func (e *Env) StartMDS(ctx context.Context, name, dir, listen string) (*Daemon, 
 	return e.start(ctx, dir, "mds", "mds."+name, func(d *Daemon) error {
 		run, err := mdsserver.Start(ctx, mdsserver.Config{
 			Net: e.Net, Name: name, Listen: listen, MonAddrs: e.Conf.MonAddrs, Cluster: e.Conf.Cluster,
-			Validity: e.Conf.SessionValidity, Revoke: e.Conf.RevokeDeadline, MaxFileLocks: e.Conf.MaxFileLocks, Beacon: e.Conf.BeaconInterval,
+			Validity: e.Conf.SessionValidity, Revoke: e.Conf.RevokeDeadline, MaxFileLocks: e.Conf.MaxFileLocks, RstatLag: e.Conf.RstatLag, Beacon: e.Conf.BeaconInterval,
 			CacheBytes: mdsserver.CacheShare(e.Conf.MDSMemory), MaxCaps: e.Conf.MDSMaxCaps,
 			ObjectSize: uint32(e.Conf.ObjectSize), Log: e.Log.With().Str("daemon", "mds."+name).Logger(), Wrong: e.wrong(), Slow: e.Conf.SlowOp,
 		})

@@ -347,6 +347,19 @@ var damages = []struct {
 	}},
 	{fsck.DirVersion, func(pt *patient) { pt.header(pt.ino["d"], func(h *mds.HeaderRecord) { h.Version = 1 }) }},
 	{fsck.DirCounts, func(pt *patient) { pt.header(pt.ino["d"], func(h *mds.HeaderRecord) { h.Entries++; h.Subdirs-- }) }},
+	{fsck.RstatSums, func(pt *patient) {
+		pt.header(pt.ino["sub"], func(h *mds.HeaderRecord) { h.RBytes += 1000; h.RFiles-- })
+	}},
+	{fsck.RstatStale, func(pt *patient) { // header and name of the directory above agree with each other
+		pt.header(pt.ino["d"], func(h *mds.HeaderRecord) { h.RBytes += 7 })
+		pt.change(pt.ino["d"], "sub", func(r *mds.DentryRecord) { r.Inode.Nest.RBytes += 7 })
+	}},
+	{fsck.RstatCharge, func(pt *patient) { // counted at both names
+		pt.change(pt.ino["d"], "hard2", func(r *mds.DentryRecord) { r.Charge = &mds.ChargeRecord{Bytes: 12} })
+	}},
+	{fsck.RstatCharge, func(pt *patient) { // counted nowhere
+		pt.change(wire.RootIno, "hard", func(r *mds.DentryRecord) { r.Charge = nil })
+	}},
 	{fsck.DataOrphan, func(pt *patient) { pt.data(pt.ino["g"]+5, 2, "nobody's", 100) }},
 	{fsck.DataBeyond, func(pt *patient) { pt.data(pt.ino["f"], 7, "beyond", 0) }},
 	{fsck.DataBeyond, func(pt *patient) { pt.data(pt.ino["f"], 0, "behind the end", 5000) }},

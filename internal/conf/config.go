@@ -35,6 +35,7 @@ type Config struct {
 	SessionValidity time.Duration // V
 	RevokeDeadline  time.Duration // R
 	MaxFileLocks    int           // of one client
+	RstatLag        time.Duration
 	BeaconInterval  time.Duration
 	OSDLease        time.Duration // L
 	ReplGrace       time.Duration

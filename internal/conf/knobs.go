@@ -37,6 +37,8 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.MDSListen }},
 	{Name: "mds_max_file_locks", Group: "Daemons", Unit: "locks", Def: "100000", Min: "10", Max: "10000000", Doc: "File locks (ranges held and requests that wait) of one client; beyond it ENOLCK.",
 		field: func(c *Config) any { return &c.MaxFileLocks }},
+	{Name: "mds_rstat_lag", Group: "Times", Unit: "s", Def: "1s", Min: "10ms", Max: "1m", Doc: "How long a change may take to show in the recursive statistics (`ceph.dir.rbytes` and others) of the directories above it. A shorter time costs more journal where many directories are busy.",
+		field: func(c *Config) any { return &c.RstatLag }},
 
 	{Name: "mons", Group: "Cluster", Unit: "daemons", Def: "1", Min: "1", Max: "7", Doc: "Monitors of a cluster made by `dev up`: an odd number. Three bear the loss of one, five of two.",
 		field: func(c *Config) any { return &c.Mons }},

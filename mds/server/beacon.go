@@ -186,7 +186,7 @@ func (d *Daemon) makeRank(rank wire.Rank, in clustermap.RankInfo, at int64) {
 		Rank: rank, Instance: d.self.Instance, Incarnation: journal.Incarnation(in.Assigned),
 		MetaPool: f.MetaPool, DataPool: f.DataPool, ObjectSize: d.cfg.ObjectSize, Create: !in.Created, InoRanges: ranges,
 		Barrier: max(barrier, o.Epoch), Epoch: in.Assigned, QuietUntil: d.quiet,
-		ValidityNs: int64(d.cfg.Validity), RevokeNs: int64(d.cfg.Revoke), GraceNs: d.grace(), LingerNs: 2e6, SafeRideNs: 2e6, CacheBytes: d.cfg.CacheBytes, MaxCaps: d.cfg.MaxCaps, MaxFileLocks: d.cfg.MaxFileLocks, LogLevel: mds.LogInfo,
+		ValidityNs: int64(d.cfg.Validity), RevokeNs: int64(d.cfg.Revoke), GraceNs: d.grace(), NestLagNs: int64(d.cfg.RstatLag), LingerNs: 2e6, SafeRideNs: 2e6, CacheBytes: d.cfg.CacheBytes, MaxCaps: d.cfg.MaxCaps, MaxFileLocks: d.cfg.MaxFileLocks, LogLevel: mds.LogInfo,
 		Wrong: d.cfg.Wrong,
 	})
 	d.log.Info().Int32("rank", int32(rank)).Bool("create", !in.Created).Bool("leasewait", in.LeaseWait).Uint64("barrier", uint64(barrier)).Msg("rank assigned")

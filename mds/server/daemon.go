@@ -34,6 +34,7 @@ type Config struct {
 	Validity     time.Duration // V; 0: 15 s
 	Revoke       time.Duration // R; 0: 10 s
 	MaxFileLocks int           // held and awaited by one client; 0: 100 000
+	RstatLag     time.Duration // of recursive statistics; 0: 1 s
 	Beacon       time.Duration // 0: 1 s; the rank lease G is three of them
 	CacheBytes   int64         // what the rank may cache; 0: the rank's default
 	MaxCaps      int           // caps of one client; 0: the rank's default
