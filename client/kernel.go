@@ -30,7 +30,7 @@ type Namer interface {
 	// Name makes the kernel ask for a name again. It may block (F5).
 	Name(dir wire.Ino, name string)
 	// TookIn waits until the threads, which were answered, have taken their answers in, and
-	// returns those of which that could not be seen in limit.
+	// returns those of which that could not be seen in limit; 0: it looks once.
 	TookIn(threads []uint32, limit time.Duration) []uint32
 	// Always: names are not only trusted in directories that are calm; but for a tenth of the
 	// time, so that a storm, which is what this is for, does not spend its own with waiting.
@@ -46,8 +46,8 @@ const (
 	// would only pay for expiring them.
 	calmTaken = 2 * int64(time.Second)
 	calmOwn   = 500 * int64(time.Millisecond)
-	// keepTold is for how long what was told is remembered beyond its timeout: longer than any
-	// thread that was woken takes to go on.
+	// keepTold is for how long what was told is remembered beyond its timeout, though no thread
+	// is known that may not have taken it in: a timeout begins when it is taken in.
 	keepTold = 10 * int64(time.Second)
 	maxTold  = 8192 // names per directory
 	maxTells = 256  // threads
@@ -55,17 +55,17 @@ const (
 
 // toldNames is what the kernel was told of one directory.
 type toldNames struct {
-	until    map[string]int64 // boottime until which a name may be trusted
-	last     int64            // the latest of them
-	threads  map[uint32]int64 // that were answered lately, and when
-	writing  int              // answers with a timeout that are not written yet
-	taken    int64            // when a right was last taken back
-	changing int              // changes of names of ours under way
-	own      int64            // when the last one ended
-	leaving  map[string]int   // names that are being expired, by how many
-	expiring int              // expiries under way
-	stalls   uint             // that had to wait for the timeouts to end
-	stalled  int64            // when the last of them did
+	until    map[string]int64  // boottime until which a name may be trusted, if it was taken in at once
+	last     int64             // the latest of them
+	threads  map[uint32]string // that may not have taken in what they were told of a name
+	writing  int               // answers with a timeout that are not written yet
+	taken    int64             // when a right was last taken back
+	changing int               // changes of names of ours under way
+	own      int64             // when the last one ended
+	leaving  map[string]int    // names that are being expired, by how many
+	expiring int               // expiries under way
+	stalls   uint              // that had to wait for the timeouts to end
+	stalled  int64             // when the last of them did
 	pruned   int64
 }
 
@@ -88,7 +88,7 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 		return 0
 	}
 	ttl := min(timeoutOf(c.namer), c.kernel, c.valid-now)
-	if ttl <= 0 || !t.room(name, k.PID, now) {
+	if ttl <= 0 || !t.room(c.namer, name, k.PID, now) {
 		return 0
 	}
 	return ttl
@@ -102,30 +102,60 @@ func timeoutOf(n Namer) int64 {
 }
 
 // room reports whether one more name and thread can be remembered.
-func (t *toldNames) room(name string, thread uint32, now int64) bool {
+func (t *toldNames) room(n Namer, name string, thread uint32, now int64) bool {
 	if t.until == nil {
-		t.until, t.threads = map[string]int64{}, map[uint32]int64{}
+		t.until, t.threads = map[string]int64{}, map[uint32]string{}
 	}
 	if (len(t.until) >= maxTold || len(t.threads) >= maxTells) && now-t.pruned > nameTimeout {
-		t.prune(now)
+		t.prune(now, n)
 	}
-	_, n := t.until[name]
+	_, old := t.until[name]
 	_, th := t.threads[thread]
-	return (n || len(t.until) < maxTold) && (th || len(t.threads) < maxTells)
+	return (old || len(t.until) < maxTold) && (th || len(t.threads) < maxTells)
 }
 
-func (t *toldNames) prune(now int64) {
+// prune forgets names whose time is over, and threads that have gone on.
+func (t *toldNames) prune(now int64, n Namer) {
 	t.pruned = now
-	for n, u := range t.until {
-		if now > u+keepTold {
-			delete(t.until, n)
+	threads := make([]uint32, 0, len(t.threads))
+	for th := range t.threads {
+		threads = append(threads, th)
+	}
+	late := map[uint32]string{}
+	for _, th := range n.TookIn(threads, 0) {
+		late[th] = t.threads[th]
+	}
+	for th := range t.threads {
+		if _, ok := late[th]; !ok {
+			t.wentOn(th, now)
 		}
 	}
-	for th, at := range t.threads {
-		if now > at+keepTold {
-			delete(t.threads, th)
+	under := t.underWay()
+	for name, u := range t.until {
+		if now > u+keepTold && !under[name] {
+			delete(t.until, name)
 		}
 	}
+}
+
+// wentOn notes that a thread has taken in what it was told, perhaps just now.
+func (t *toldNames) wentOn(thread uint32, now int64) {
+	if u, ok := t.until[t.threads[thread]]; ok && now > u {
+		t.until[t.threads[thread]], t.last = now, max(t.last, now) // and it trusts it for another keepTold at most
+	}
+	delete(t.threads, thread)
+}
+
+// underWay are the names of which a thread may not have taken in what it was told.
+func (t *toldNames) underWay() map[string]bool {
+	if len(t.threads) == 0 {
+		return nil
+	}
+	under := make(map[string]bool, len(t.threads))
+	for _, name := range t.threads {
+		under[name] = true
+	}
+	return under
 }
 
 // tell notes a timeout that is about to be given. Told must follow when it is written.
@@ -136,8 +166,11 @@ func (c *Client) tell(k *Caller, dir *Inode, name string, right Right) (ttl time
 	}
 	at = c.now()
 	d := &dir.dir.told
+	if old, ok := d.threads[k.PID]; ok && old != name {
+		d.wentOn(k.PID, at) // it asks something else
+	}
 	d.until[name], d.last = at+t, max(d.last, at+t)
-	d.threads[k.PID] = at
+	d.threads[k.PID] = name
 	d.writing++
 	c.ref(dir)
 	return time.Duration(t), at
@@ -153,9 +186,6 @@ func (c *Client) Told(k *Caller, dir wire.Ino, name string, e *Entry, ok bool) {
 	c.mu.Lock()
 	in := c.inodes[dir] // tell holds a reference
 	t := &in.dir.told
-	if ok {
-		t.threads[k.PID] = c.now()
-	}
 	if t.writing--; t.writing == 0 && t.expiring > 0 {
 		in.changed.wake()
 	}
@@ -173,34 +203,43 @@ func (in *Inode) trustsNames(now int64) bool {
 		return false
 	}
 	t := &in.dir.told
-	return t.writing > 0 || t.expiring > 0 || now < t.last+keepTold
+	return t.writing > 0 || t.expiring > 0 || now < t.last+keepTold || len(t.threads) > 0
 }
 
-// take lists the names that the kernel may trust, all of them or those that pass. Until they
-// are back they are leaving. A thread may have taken its answer in late, so a name counts beyond
-// its time.
-func (t *toldNames) take(now int64, pass func(name string) bool) (names []string) {
+// take lists the names that the kernel may trust, all of them or those that pass, and the threads
+// that may not have taken in what they were told of these. Until they are back they are leaving. A
+// thread may have taken its answer in late, so a name counts beyond its time.
+func (t *toldNames) take(now int64, pass func(name string) bool) (names []string, threads []uint32) {
 	if t.leaving == nil {
 		t.leaving = map[string]int{}
 	}
+	under := t.underWay()
 	for n, u := range t.until {
 		if pass == nil || pass(n) {
-			if now < u+keepTold {
+			if now < u+keepTold || under[n] {
 				names = append(names, n)
 				t.leaving[n]++
 			}
 			delete(t.until, n)
 		}
 	}
-	return names
+	for th, n := range t.threads {
+		if t.leaving[n] > 0 {
+			threads = append(threads, th)
+		}
+	}
+	return names, threads
 }
 
 // gone ends what take began.
-func (t *toldNames) gone(names []string) {
+func (t *toldNames) gone(names []string, threads []uint32) {
 	for _, n := range names {
 		if t.leaving[n]--; t.leaving[n] == 0 {
 			delete(t.leaving, n)
 		}
+	}
+	for _, th := range threads {
+		delete(t.threads, th)
 	}
 }
 
@@ -229,36 +268,43 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 			return
 		}
 	}
-	names := t.take(c.now(), pass)
+	names, threads := t.take(c.now(), pass)
 	if len(names) == 0 {
 		return
 	}
-	threads := t.answered(c.now())
 	after := time.Duration(timeoutOf(n)) + 10*time.Millisecond
 	c.unlockFlush()
-	late := n.TookIn(threads, time.Duration(keepTold))
+	c.tookIn(n, dir.ino, threads)
 	byTime := !expireNames(n, dir.ino, names, after, c.closed)
 	c.mu.Lock()
-	t.gone(names)
+	t.gone(names, threads)
 	dir.changed.wake()
-	if len(late) > 0 || byTime {
-		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).Uints32("threads", late).
-			Msg("names expired by time: a request of this mount is parked in the directory, or a thread that was answered does not run")
+	if byTime {
+		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).
+			Msg("names expired by time: a request of this mount is parked in the directory")
 		t.stalls++
 		t.stalled = c.now()
 	}
 }
 
-// answered lists the threads that may not have taken their answers in.
-func (t *toldNames) answered(now int64) (threads []uint32) {
-	for th, at := range t.threads {
-		if now < at+keepTold {
-			threads = append(threads, th)
-		} else {
-			delete(t.threads, th)
+// tookIn waits until threads that were answered have gone on, however long that takes: their
+// timeouts would be set behind the expiry. A rank that waits too long for the ack evicts us, which
+// is bad, and still better than a name that is wrong.
+func (c *Client) tookIn(n Namer, dir wire.Ino, threads []uint32) {
+	for said := false; ; said = true {
+		if threads = n.TookIn(threads, time.Second); len(threads) == 0 {
+			return
+		}
+		if !said {
+			c.log.Warn().Stringer("dir", dir).Uints32("threads", threads).
+				Msg("a name cannot be given back yet: these threads were told of it, and get no processor to go on with")
+		}
+		select {
+		case <-c.closed:
+			return
+		default:
 		}
 	}
-	return threads
 }
 
 // expireNames tells the kernel; false: it has forgotten by itself before it heard.
@@ -313,23 +359,42 @@ func (c *Client) ownChange(dirs ...*Inode) (ended func(err error, names ...strin
 	}
 }
 
-// outlast waits until the kernel trusts none of the names. It gets no new timeouts meanwhile.
+// outlast waits until the kernel trusts none of the names. It gets no new timeouts meanwhile. A
+// timeout begins when it is taken in, so all of it is waited for.
 func (c *Client) outlast(dirs []*Inode, names []string) {
-	var last int64
+	n := c.namer
+	if n == nil {
+		return
+	}
+	trusted := false
 	for _, d := range dirs {
-		for _, n := range names {
-			last = max(last, d.dir.told.until[n])
+		t := &d.dir.told
+		now, under := c.now(), t.underWay()
+		for _, name := range names {
+			u, ok := t.until[name]
+			if !ok || now >= u+keepTold && !under[name] {
+				continue
+			}
+			trusted = true
+			for th, of := range t.threads {
+				if of == name {
+					c.unlockFlush()
+					c.tookIn(n, d.ino, []uint32{th})
+					c.mu.Lock()
+				}
+			}
 		}
 	}
-	if left := last - c.now(); left > 0 && c.namer != nil {
-		t := time.NewTimer(time.Duration(left))
-		defer t.Stop()
-		c.unlockFlush()
-		defer c.mu.Lock()
-		select {
-		case <-t.C:
-		case <-c.closed:
-		}
+	if !trusted {
+		return
+	}
+	t := time.NewTimer(time.Duration(timeoutOf(n)))
+	defer t.Stop()
+	c.unlockFlush()
+	defer c.mu.Lock()
+	select {
+	case <-t.C:
+	case <-c.closed:
 	}
 }
 
@@ -337,27 +402,44 @@ func (c *Client) outlast(dirs []*Inode, names []string) {
 // threads that were answered about the old one; of the old name nothing is left, unless the two
 // change places. The rank goes on asking for it: by Fs, by the lease that comes with the answer,
 // or by the author's own that was kept.
-func moved(from *dirState, name string, to *dirState, nname string, exchange bool) {
-	u, v := from.told.until[name], to.told.until[nname]
-	delete(from.told.until, name)
-	delete(to.told.until, nname)
-	put := func(d, of *dirState, n string, until int64) {
+func moved(from *dirState, name string, to *dirState, nname string, exchange bool, now int64) {
+	trusted := func(d *dirState, n string) int64 {
+		if d.told.leaving[n] > 0 { // its expiry waits for the rename, and will find another name
+			return max(now, d.told.until[n])
+		}
+		return d.told.until[n]
+	}
+	u, v := trusted(from, name), trusted(to, nname)
+	ofName, ofOther := from.told.drop(name), to.told.drop(nname)
+	put := func(d *dirState, n string, until int64, threads []uint32) {
 		if until == 0 {
 			return
 		}
 		t := &d.told
 		if t.until == nil {
-			t.until, t.threads = map[string]int64{}, map[uint32]int64{}
+			t.until, t.threads = map[string]int64{}, map[uint32]string{}
 		}
 		t.until[n], t.last = until, max(t.last, until)
-		for th, at := range of.told.threads {
-			t.threads[th] = max(t.threads[th], at)
+		for _, th := range threads {
+			t.threads[th] = n
 		}
 	}
-	put(to, from, nname, u)
+	put(to, nname, u, ofName)
 	if exchange {
-		put(from, to, name, v)
+		put(from, name, v, ofOther)
 	}
+}
+
+// drop forgets a name, and returns the threads that may not have taken in what they were told of it.
+func (t *toldNames) drop(name string) (threads []uint32) {
+	delete(t.until, name)
+	for th, n := range t.threads {
+		if n == name {
+			threads = append(threads, th)
+			delete(t.threads, th)
+		}
+	}
+	return threads
 }
 
 // keepNames is what makes it rare that a REVOKE of Fs has to wait for the kernel: names that it
@@ -369,8 +451,9 @@ func (c *Client) keepNames(dir *Inode, leaving caps.Bits) {
 		return
 	}
 	d := dir.dir
+	under := d.told.underWay()
 	for n, u := range d.told.until {
-		if now >= u+keepTold {
+		if now >= u+keepTold && !under[n] {
 			delete(d.told.until, n)
 			continue
 		}

@@ -170,7 +170,7 @@ func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64)
 	if nd == nil {
 		nd = dir
 	}
-	moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0)
+	moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
 	from, okFrom := c.cover(dir, r.Name)
 	to, okTo := c.cover(nd, r.NewName)
 	known := okFrom && okTo && from != 0

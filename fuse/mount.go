@@ -32,7 +32,7 @@ const (
 var namesOf = map[string]names{"no_name_cache": never, "name_cache": whenCalm, "name_cache=always": wheneverOK}
 
 // nameCache is whether a mount that does not say so has name_cache.
-const nameCache = never
+const nameCache = whenCalm
 
 // CheckOptions says whether a list after -o can be mounted with.
 func CheckOptions(list string) error {

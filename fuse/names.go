@@ -1,11 +1,7 @@
 package fuse
 
 import (
-	"bytes"
 	"encoding/binary"
-	"os"
-	"strconv"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -78,68 +74,4 @@ func (n *namer) expire(dir uint64, name string) {
 	binary.NativeEndian.PutUint32(b[28:], 1) // FUSE_EXPIRE_ONLY
 	copy(b[head:], name)
 	unix.Write(n.fd, b) // ENOENT: it does not have the name
-}
-
-// TookIn waits until threads whose requests were answered have gone on: they were woken by the
-// answer, so one that sleeps again, is gone, or has run for a while has taken it in. One that
-// burns its processor for us to see has; one that gets none has not, nor has one that waits for
-// pages of the inode while it takes the answer in.
-func (n *namer) TookIn(threads []uint32, limit time.Duration) []uint32 {
-	const ran = 2_000_000 // ns; what is left to do takes a few thousand
-	first := map[uint32]int64{}
-	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-		late := threads[:0]
-		for _, th := range threads {
-			dir := "/proc/" + strconv.Itoa(int(th))
-			if state := stateOf(dir); state != 'R' && (state != 'D' || !takesIn(dir)) {
-				continue
-			}
-			at, known := runTime(dir), first[th]
-			if known == 0 {
-				first[th] = max(at, 1)
-			} else if at-known > ran {
-				continue
-			}
-			late = append(late, th)
-		}
-		if threads = late; len(threads) == 0 || time.Now().After(end) {
-			return threads
-		}
-	}
-}
-
-// takesIn reports whether a thread in uninterruptible sleep may be taking the answer to a
-// revalidation in. Others wait there as well, for the lock of a directory above all, perhaps for as
-// long as we make them wait. Where stacks cannot be read it is believed that it does not:
-// client.Inode.steady sees to it that there is no reason to.
-func takesIn(dir string) bool {
-	b, err := os.ReadFile(dir + "/stack")
-	return err == nil && bytes.Contains(b, []byte("fuse_dentry_revalidate")) && !bytes.Contains(b, []byte("request_wait_answer"))
-}
-
-// stateOf is the letter of proc(5) for a thread, 0 when it is gone.
-func stateOf(dir string) byte {
-	b, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return 0
-	}
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 || i+2 >= len(b) {
-		return 'R'
-	}
-	return b[i+2]
-}
-
-// runTime is how long a thread has run, in ns, or -1.
-func runTime(dir string) int64 {
-	b, err := os.ReadFile(dir + "/schedstat")
-	if err != nil {
-		return -1
-	}
-	f, _, _ := bytes.Cut(b, []byte(" "))
-	n, err := strconv.ParseInt(string(f), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
 }

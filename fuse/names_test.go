@@ -1,8 +1,13 @@
 package fuse_test
 
 import (
+	"bytes"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +35,7 @@ func warmed(t *testing.T, m *mounted) {
 
 // Warm: a stat costs no upcall, and neither it nor open, read and close an RPC.
 func TestWarmCostsNothing(t *testing.T) {
-	m := mount(t, "name_cache")
+	m := mount(t)
 	warmed(t, m)
 	var st unix.Stat_t
 	b := make([]byte, 16)
@@ -71,11 +76,34 @@ func TestWarmCostsNothing(t *testing.T) {
 	}
 }
 
+// With no_name_cache the kernel asks for each name each time, and no name is ever kept for it.
+func TestNoNameCache(t *testing.T) {
+	m := mount(t, "no_name_cache")
+	must(t, os.Mkdir(m.path("d"), 0o755))
+	must(t, os.WriteFile(m.path("d/f"), nil, 0o644))
+	d := ino(t, m.path("d"))
+	const looks = 50
+	var st unix.Stat_t
+	if n := asks(func() {
+		for range looks {
+			must(t, unix.Lstat(m.path("d/f"), &st))
+			if unix.Lstat(m.path("d/no"), &st) != unix.ENOENT {
+				t.Fatal("no is there")
+			}
+		}
+	}); n != 4*looks {
+		t.Errorf("%d looks at two names of a directory cost %d LOOKUPs, want %d", looks, n, 4*looks)
+	}
+	if u, ok := acked(t, "Fs", m.rank.Revoke(d, caps.FileShared)).(*wire.CapUpdate); !ok || len(u.Names) != 0 {
+		t.Errorf("answer %+v: want no names kept", u)
+	}
+}
+
 // A revoke of Fs is answered with the names that the kernel trusts, to be kept under leases;
 // nothing waits for the kernel, even while a request of the mount is parked in the directory
 // (F5: an expiry in its way would wait until the timeouts end).
 func TestB2FsGoesNamesStay(t *testing.T) {
-	m := mount(t, "name_cache")
+	m := mount(t)
 	warmed(t, m)
 	d := ino(t, m.path("d"))
 	release := m.rank.HoldOp(wire.OpMkdir)
@@ -90,4 +118,105 @@ func TestB2FsGoesNamesStay(t *testing.T) {
 	}
 	release()
 	must(t, <-done)
+}
+
+// uncovered makes d/f, of which neither Fs nor a lease tells: its LOOKUPs go to the rank.
+func uncovered(t *testing.T, m *mounted) wire.Ino {
+	t.Helper()
+	must(t, os.Mkdir(m.path("d"), 0o755))
+	d := ino(t, m.path("d"))
+	acked(t, "Fs", m.rank.Revoke(d, caps.FileShared))
+	must(t, os.WriteFile(m.path("d/f"), nil, 0o644))
+	ino(t, m.path("d/f"))
+	return d
+}
+
+// asks is how many LOOKUPs f makes the kernel send.
+func asks(f func()) uint64 {
+	before := fuse.Ops()["LOOKUP"]
+	f()
+	return fuse.Ops()["LOOKUP"] - before
+}
+
+// N3: a thread was answered, and gets no processor to take the answer in. Until it has, the name that
+// it was told of is not given back; and since we wait for it, it runs before others.
+func TestN3AThreadThatDoesNotRun(t *testing.T) {
+	var cpus unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &cpus))
+	if cpus.Count() < 2 {
+		t.Skip("needs a processor to keep busy and another one")
+	}
+	cpu := 0
+	for !cpus.IsSet(cpu) {
+		cpu++
+	}
+	cpus.Zero()
+	cpus.Set(cpu)
+	m := mount(t, "name_cache=always")
+	d := uncovered(t, m)
+	release := m.rank.HoldOp(wire.OpLookup)
+	asker := exec.Command("stat", m.path("d/f"))
+	must(t, asker.Start())
+	done := make(chan error, 1)
+	go func() { done <- asker.Wait() }()
+	if !fakerank.Wait(func() bool { return m.rank.Held(wire.OpLookup) > 0 }) {
+		t.Fatal("the LOOKUP did not come")
+	}
+	pid := asker.Process.Pid
+	idle := &unix.SchedAttr{Policy: unix.SCHED_IDLE}
+	must(t, unix.SchedSetAttr(pid, idle, 0))
+	must(t, unix.SchedSetaffinity(pid, &cpus))
+	busy := exec.Command("sh", "-c", "while :; do :; done")
+	must(t, busy.Start())
+	defer busy.Wait()
+	defer busy.Process.Kill()
+	must(t, unix.SchedSetaffinity(busy.Process.Pid, &cpus))
+	must(t, unix.Setpriority(unix.PRIO_PROCESS, busy.Process.Pid, -20))
+
+	m.rank.Allow(d) // from now on the name may be trusted
+	release()
+	if !fakerank.Wait(func() bool { b, _ := os.ReadFile(procOf(pid, "stat")); return len(b) == 0 || stateIn(b) == 'R' }) {
+		t.Fatal("the asker was not answered")
+	}
+	acked(t, "the name", m.rank.RevokeLease(d, "f"))
+	if was, err := unix.SchedGetAttr(pid, 0); err == nil && was.Policy != unix.SCHED_IDLE {
+		t.Errorf("the thread that was helped is left with scheduling policy %d", was.Policy)
+	}
+	busy.Process.Kill()
+	unix.SchedSetAttr(pid, &unix.SchedAttr{}, 0) // as before: it may not have ended yet
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("the asker does not end")
+	}
+	if n := asks(func() { ino(t, m.path("d/f")) }); n == 0 {
+		t.Error("the name was given back, and the kernel trusts it")
+	}
+}
+
+func procOf(pid int, file string) string { return filepath.Join("/proc", strconv.Itoa(pid), file) }
+
+func stateIn(stat []byte) byte { return stat[bytes.LastIndexByte(stat, ')')+2] }
+
+// A thread in a pid namespace below ours (a pod's, where the mount is the host's) is known here by a
+// number of ours: it gets timeouts, and is watched like any other.
+func TestPodsAreTrustedWithNames(t *testing.T) {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip("needs unshare(1)")
+	}
+	m := mount(t)
+	warmed(t, m)
+	const looks = 300
+	cmd := exec.Command(unshare, "--pid", "--fork", "sh", "-c", "i=0; while [ $i -lt 300 ]; do ! [ -e d/absent ] || exit 9; i=$((i+1)); done")
+	cmd.Dir = m.dir
+	if n := asks(func() {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}); n >= looks {
+		t.Errorf("%d looks at a name cost %d LOOKUPs", looks, n)
+	}
 }

@@ -138,11 +138,15 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.fs.fd = own
 	plain := notifier{raw: s.raw, fd: own, places: &s.fs.places}
+	var names client.Notifier = &plain // names are asked for each time
 	if s.granted&fuse.CAP_HAS_EXPIRE_ONLY != 0 && o.names != never {
-		cfg.Client.SetNotifier(&namer{plain, o.names == wheneverOK})
-	} else {
-		cfg.Client.SetNotifier(&plain) // names are asked for each time
+		if err := watchable(); err != nil {
+			cfg.Log.Info().Err(err).Msg("the kernel is not trusted with names: it asks for each of them each time")
+		} else {
+			names = &namer{plain, o.names == wheneverOK}
+		}
 	}
+	cfg.Client.SetNotifier(names)
 	go func() {
 		s.raw.Serve()
 		cfg.Client.SetNotifier(nil)

@@ -24,10 +24,7 @@ import (
 func TestFuseRules(t *testing.T) {
 	c := harness.Up(t)
 	a, b := c.Mount(), c.Mount()
-	for _, r := range []struct {
-		name string
-		run  func(t *testing.T, a, b string)
-	}{
+	playScenes(t, a, b, []scene{
 		{"DirectoryMovedElsewhere", movedElsewhere},
 		{"B2OneDirectoryTwoMounts", ruleB2},
 		{"B3EqualSizeAndMtime", ruleB3},
@@ -35,10 +32,20 @@ func TestFuseRules(t *testing.T) {
 		{"B9SignalStorm", ruleB9},
 		{"B9KillLeavesNoWaiter", ruleB9Kill},
 		{"B12TruncateOfDirtyPages", ruleB12},
-	} {
-		t.Run(r.name, func(t *testing.T) {
-			mkdir(t, filepath.Join(a, r.name))
-			r.run(t, filepath.Join(a, r.name), filepath.Join(b, r.name))
+	})
+}
+
+// scene is played in a directory of its own that two mounts show.
+type scene struct {
+	name string
+	run  func(t *testing.T, a, b string)
+}
+
+func playScenes(t *testing.T, a, b string, scenes []scene) {
+	for _, s := range scenes {
+		t.Run(s.name, func(t *testing.T) {
+			mkdir(t, filepath.Join(a, s.name))
+			s.run(t, filepath.Join(a, s.name), filepath.Join(b, s.name))
 		})
 	}
 }

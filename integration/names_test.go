@@ -21,10 +21,7 @@ import (
 func TestNamesTrusted(t *testing.T) {
 	c := harness.Up(t)
 	a, b := c.Mount("-o", "name_cache=always"), c.Mount("-o", "name_cache=always")
-	for _, s := range []struct {
-		name string
-		run  func(t *testing.T, a, b string)
-	}{
+	playScenes(t, a, b, []scene{
 		{"Scene", namesScene},
 		{"BindMount", namesBindMount},
 		{"Creates", namesCreates},
@@ -40,12 +37,7 @@ func TestNamesTrusted(t *testing.T) {
 			t.Logf("seed %d: %d rounds", seed, n)
 			must(t, err)
 		}},
-	} {
-		t.Run(s.name, func(t *testing.T) {
-			mkdir(t, filepath.Join(a, s.name))
-			s.run(t, filepath.Join(a, s.name), filepath.Join(b, s.name))
-		})
-	}
+	})
 }
 
 // look asks three times: the first answer may carry a timeout, and the kernel answers the next ones

@@ -72,10 +72,11 @@ type waiter struct {
 }
 
 type ackWait struct {
-	ino  wire.Ino
-	id   uint64
-	seq  uint32
-	done chan wire.Message
+	ino   wire.Ino
+	lease string // it is a name that was asked for
+	id    uint64
+	seq   uint32
+	done  chan wire.Message
 }
 
 // New makes a rank with an empty root directory that everybody may write to.
@@ -246,6 +247,18 @@ func (r *Rank) Revoke(ino wire.Ino, bits caps.Bits) <-chan wire.Message {
 	c := n.cap
 	for l := range r.links {
 		l.send(&wire.CapGrant{Op: wire.CapRevoke, Stat: wire.InodeStat{Ino: ino, Cap: &c}})
+	}
+	return w.done
+}
+
+// RevokeLease asks all clients for the lease on a name and returns where the answer will come.
+func (r *Rank) RevokeLease(dir wire.Ino, name string) <-chan wire.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := &ackWait{ino: dir, lease: name, done: make(chan wire.Message, 1)}
+	r.acks = append(r.acks, w)
+	for l := range r.links {
+		l.send(&wire.LeaseRevoke{Dir: dir, Name: name})
 	}
 	return w.done
 }
@@ -445,6 +458,14 @@ func (r *Rank) handle(l *link, m wire.Message) {
 				n.cap = wire.Cap{}
 			}
 		}
+	case *wire.LeaseAck:
+		for i, w := range r.acks {
+			if w.ino == m.Dir && w.lease == m.Name {
+				w.done <- m
+				r.acks = slices.Delete(r.acks, i, i+1)
+				break
+			}
+		}
 	case *wire.LockCancel:
 		n := r.nodes[m.Ino]
 		for i, w := range n.waiters {
@@ -482,7 +503,7 @@ func (r *Rank) handle(l *link, m wire.Message) {
 
 func (r *Rank) ack(ino wire.Ino, id uint64, seq uint32, m wire.Message) {
 	for i, w := range r.acks {
-		if w.ino == ino && w.id == id && seq >= w.seq {
+		if w.ino == ino && w.lease == "" && w.id == id && seq >= w.seq {
 			w.done <- m
 			r.acks = slices.Delete(r.acks, i, i+1)
 			return
