@@ -27,6 +27,14 @@ type capRec struct {
 	unsaid      bool // an UPDATE found no session to be sent in
 }
 
+// noCap forgets in's cap.
+func (in *Inode) noCap() {
+	if in.cap.id != 0 {
+		in.c.ncaps--
+	}
+	in.cap = capRec{}
+}
+
 // groups of attributes with the bits that guard them.
 var groups = [...]struct {
 	mask         wire.AttrMask
@@ -119,6 +127,9 @@ func (c *Client) applyCap(in *Inode, m *wire.Cap, owe, own bool) {
 	if r.id != m.ID {
 		// A new life of the cap: after a release, a stale spell or a failover. What is in
 		// progress goes on; what it used is taken back like any other bit.
+		if r.id == 0 {
+			c.ncaps++
+		}
 		*r = capRec{id: m.ID, implemented: r.implemented, issued: r.issued, pending: r.pending, job: r.job, owed: r.owed, told: 0}
 	}
 	r.mseq, r.seq = m.Mseq, m.Seq

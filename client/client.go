@@ -119,6 +119,7 @@ type Client struct {
 	requests
 	wb writeback
 
+	ncaps    int // caps held: inodes with a cap id
 	releases []wire.ReleasedCap
 	dirty    map[*Inode]struct{} // have fields to flush or a wanted to lower
 	closed   chan struct{}
@@ -220,7 +221,7 @@ func (c *Client) Close(ctx context.Context) error {
 	for _, in := range c.inodes {
 		if in.cap.id != 0 && !in.dirty && in.flushing == 0 {
 			c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
-			in.cap = capRec{}
+			in.noCap()
 		}
 	}
 	c.sendReleases()

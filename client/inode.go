@@ -142,7 +142,7 @@ func (c *Client) drop(in *Inode) {
 	delete(c.dirty, in)
 	if in.cap.id != 0 {
 		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
-		in.cap = capRec{}
+		in.noCap()
 		if len(c.releases) >= 64 {
 			c.sendReleases()
 		} else if in.attr.Nlink == 0 {
@@ -175,16 +175,10 @@ func (c *Client) Forget(ino wire.Ino, n uint64) {
 // onRecall trims idle inodes to what the rank would like, and asks the kernel for more: those that
 // were used least recently, of both.
 func (c *Client) onRecall(m *wire.Recall) {
-	n := 0
-	for _, in := range c.inodes {
-		if in.cap.id != 0 {
-			n++
-		}
-	}
-	for n > int(m.Max) && c.idle.n > 0 {
+	for c.ncaps > int(m.Max) && c.idle.n > 0 {
 		c.drop(c.idle.first())
-		n--
 	}
+	n := c.ncaps
 	if n <= int(m.Max) || c.notifier == nil {
 		return
 	}

@@ -64,7 +64,7 @@ func (c *Client) finishRevoke(in *Inode) {
 		// nothing may be asked of it by this one; dirty fields wait for another.
 		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: r.id, Mseq: r.mseq, IssueSeq: r.seq})
 		c.sendReleases()
-		*r = capRec{}
+		in.noCap()
 		in.late = wire.Time{}
 		in.changed.wake()
 		return

@@ -369,7 +369,7 @@ func (c *Client) startAnew() {
 			in.locksVer++
 		}
 		in.voidShared(true)
-		in.cap = capRec{}
+		in.noCap()
 		in.dirty, in.flushing, in.dirtySet, in.resent = false, 0, 0, false
 		in.late = wire.Time{}
 		if in.known {

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/capstan-fs/capstan/caps"
+	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/internal/scene"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -110,6 +111,7 @@ func (w *world) Do(cmd scene.Command) (out []string, err error) {
 	}()
 	w.command(cmd)
 	synctest.Wait()
+	w.c.checkCaps()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// When an upcall's goroutine gets to run is nobody's promise: results come last.
@@ -118,6 +120,19 @@ func (w *world) Do(cmd scene.Command) (out []string, err error) {
 	out = append(w.events, w.results...)
 	w.events, w.results = nil, nil
 	return out, nil
+}
+
+// checkCaps panics if what is counted as held is not what is held.
+func (c *Client) checkCaps() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, in := range c.inodes {
+		if in.cap.id != 0 {
+			n++
+		}
+	}
+	must.Holdf(n == c.ncaps, "%d caps are held, %d counted", n, c.ncaps)
 }
 
 // sortUpdates puts runs of updates, or of flights, of several inodes, which a tick sends in the

@@ -99,6 +99,7 @@ func capsOf(t *testing.T, c *harness.Cluster, ino uint64, mnt string) string {
 func TestSilentHolders(t *testing.T) {
 	c := harness.Up(t, harness.Args("--osds", "1", "--session-validity", silentV.String(), "--revoke-deadline", silentR.String()))
 	other := c.Mount()
+	must(t, os.Mkdir(filepath.Join(other, "elsewhere"), 0o755)) // of which no holder knows anything
 	ways := []struct {
 		name  string
 		ready func(t *testing.T) (mount func(...string) string, silence func(mnt string), wake func(mnt string))
@@ -139,6 +140,7 @@ func TestSilentHolders(t *testing.T) {
 		for bits, sc := range silentCases {
 			run(bits, func(s *silentScene, silence, wake func(string)) { silentHolder(s, sc, silence, wake) })
 		}
+		run("NobodyAsks", nobodyAsks)
 	}
 }
 
@@ -163,13 +165,13 @@ func stopProcess(t *testing.T, pid int) {
 	})
 }
 
-func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
-	t := s.t
+// has makes the holder hold what the case is about.
+func (s *silentScene) has(sc silentCase) {
 	fi, err := s.f.Stat()
-	must(t, err)
-	within(t, 30, "the holder has F"+sc.holds, func() bool {
+	must(s.t, err)
+	within(s.t, 30, "the holder has F"+sc.holds, func() bool {
 		sc.begin(s)
-		has := capsOf(t, s.c, fi.Sys().(*syscall.Stat_t).Ino, s.holder)
+		has := capsOf(s.t, s.c, fi.Sys().(*syscall.Stat_t).Ino, s.holder)
 		for _, b := range sc.holds {
 			if !strings.ContainsRune(has, b) {
 				return false
@@ -177,13 +179,19 @@ func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
 		}
 		return !strings.ContainsAny(has, sc.lacks)
 	})
+}
+
+func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
+	t := s.t
+	s.has(sc)
 	silence(s.holder)
 	woken := sync.OnceFunc(func() { wake(s.holder) })
 	defer woken()
 	began := time.Now()
 
 	// A file that another mount keeps waiting for is read, and then changed.
-	if _, err = os.ReadFile(s.theirs); err == nil {
+	_, err := os.ReadFile(s.theirs)
+	if err == nil {
 		err = os.Chmod(s.theirs, 0o600)
 	}
 	waited := time.Since(began)
@@ -244,6 +252,34 @@ func silentHolder(s *silentScene, sc silentCase, silence, wake func(string)) {
 	}
 	if !s.lateIsWrite(sc) && lateErr == nil {
 		t.Error("fsync says that all is well, and what the mount held was lost with its session")
+	}
+}
+
+// nobodyAsks: what a silent holder has stays its own for as long as nobody asks for it, though others
+// work beside it, and it loses nothing. In the long form its session ends after 20 V (4.7, autoclose).
+func nobodyAsks(s *silentScene, silence, wake func(string)) {
+	t, sc := s.t, silentCases["Fb"]
+	s.has(sc)
+	silence(s.holder)
+	woken := sync.OnceFunc(func() { wake(s.holder) })
+	defer woken()
+	quiet, want := silentBound()-silentAllowance+silentR, "old, and LATE" // longer than anybody would have waited
+	if long() {
+		quiet, want = 25*silentV, "old"
+	}
+	for began := time.Now(); time.Since(began) < quiet; time.Sleep(100 * time.Millisecond) {
+		must(t, os.WriteFile(filepath.Join(filepath.Dir(s.theirs), "../elsewhere/f"), []byte("x"), 0o644))
+	}
+	woken()
+	// A read of the other's asks the holder, who has its say first: it comes back with what it has.
+	err := s.f.Sync()
+	if lost := err != nil; lost != long() {
+		t.Errorf("fsync after %v of silence: %v", quiet, err)
+	}
+	got, err := os.ReadFile(s.theirs)
+	must(t, err)
+	if string(got) != want {
+		t.Errorf("the file has %q, want %q", got, want)
 	}
 }
 
