@@ -119,7 +119,9 @@ type Client struct {
 	requests
 	wb writeback
 
-	ncaps    int // caps held: inodes with a cap id
+	toldDirs map[*Inode]struct{} // whose names the kernel may trust
+	answers  uint64              // with timeouts of names, so far
+	ncaps    int                 // caps held: inodes with a cap id
 	releases []wire.ReleasedCap
 	dirty    map[*Inode]struct{} // have fields to flush or a wanted to lower
 	closed   chan struct{}
@@ -151,12 +153,13 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Log, now: cfg.Now,
-		inodes: map[wire.Ino]*Inode{},
-		dirty:  map[*Inode]struct{}{},
-		closed: make(chan struct{}),
-		gen:    1,
-		wrong:  cfg.Wrong,
-		wb:     writeback{bufs: map[*Inode]struct{}{}},
+		inodes:   map[wire.Ino]*Inode{},
+		dirty:    map[*Inode]struct{}{},
+		toldDirs: map[*Inode]struct{}{},
+		closed:   make(chan struct{}),
+		gen:      1,
+		wrong:    cfg.Wrong,
+		wb:       writeback{bufs: map[*Inode]struct{}{}},
 	}
 	c.idle.init()
 	c.byKernel.init()
@@ -279,6 +282,7 @@ func (c *Client) runTicks() {
 		case <-c.closed:
 			return
 		}
+		c.watchTold()
 		now := c.now()
 		c.mu.Lock()
 		if k := c.kernelTimeout(); now-last > int64(period)+k/10 && k > 0 {

@@ -140,6 +140,7 @@ func (c *Client) drop(in *Inode) {
 	in.unlist()
 	delete(c.inodes, in.ino)
 	delete(c.dirty, in)
+	delete(c.toldDirs, in)
 	if in.cap.id != 0 {
 		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
 		in.noCap()

@@ -46,28 +46,9 @@ const (
 	// would only pay for expiring them.
 	calmTaken = 2 * int64(time.Second)
 	calmOwn   = 500 * int64(time.Millisecond)
-	// keepTold is for how long what was told is remembered beyond its timeout, though no thread
-	// is known that may not have taken it in: a timeout begins when it is taken in.
-	keepTold = 10 * int64(time.Second)
-	maxTold  = 8192 // names per directory
-	maxTells = 256  // threads
+	maxTold   = 8192 // names per directory
+	maxTells  = 256  // threads
 )
-
-// toldNames is what the kernel was told of one directory.
-type toldNames struct {
-	until    map[string]int64  // boottime until which a name may be trusted, if it was taken in at once
-	last     int64             // the latest of them
-	threads  map[uint32]string // that may not have taken in what they were told of a name
-	writing  int               // answers with a timeout that are not written yet
-	taken    int64             // when a right was last taken back
-	changing int               // changes of names of ours under way
-	own      int64             // when the last one ended
-	leaving  map[string]int    // names that are being expired, by how many
-	expiring int               // expiries under way
-	stalls   uint              // that had to wait for the timeouts to end
-	stalled  int64             // when the last of them did
-	pruned   int64
-}
 
 // mayTell reports whether the kernel may be given a timeout for a name of dir, and for how
 // long: min(nameTimeout, K, what is left of the validity).
@@ -88,7 +69,7 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 		return 0
 	}
 	ttl := min(timeoutOf(c.namer), c.kernel, c.valid-now)
-	if ttl <= 0 || !t.room(c.namer, name, k.PID, now) {
+	if ttl <= 0 || !t.room(name, k.PID) {
 		return 0
 	}
 	return ttl
@@ -101,63 +82,6 @@ func timeoutOf(n Namer) int64 {
 	return nameTimeout
 }
 
-// room reports whether one more name and thread can be remembered.
-func (t *toldNames) room(n Namer, name string, thread uint32, now int64) bool {
-	if t.until == nil {
-		t.until, t.threads = map[string]int64{}, map[uint32]string{}
-	}
-	if (len(t.until) >= maxTold || len(t.threads) >= maxTells) && now-t.pruned > nameTimeout {
-		t.prune(now, n)
-	}
-	_, old := t.until[name]
-	_, th := t.threads[thread]
-	return (old || len(t.until) < maxTold) && (th || len(t.threads) < maxTells)
-}
-
-// prune forgets names whose time is over, and threads that have gone on.
-func (t *toldNames) prune(now int64, n Namer) {
-	t.pruned = now
-	threads := make([]uint32, 0, len(t.threads))
-	for th := range t.threads {
-		threads = append(threads, th)
-	}
-	late := map[uint32]string{}
-	for _, th := range n.TookIn(threads, 0) {
-		late[th] = t.threads[th]
-	}
-	for th := range t.threads {
-		if _, ok := late[th]; !ok {
-			t.wentOn(th, now)
-		}
-	}
-	under := t.underWay()
-	for name, u := range t.until {
-		if now > u+keepTold && !under[name] {
-			delete(t.until, name)
-		}
-	}
-}
-
-// wentOn notes that a thread has taken in what it was told, perhaps just now.
-func (t *toldNames) wentOn(thread uint32, now int64) {
-	if u, ok := t.until[t.threads[thread]]; ok && now > u {
-		t.until[t.threads[thread]], t.last = now, max(t.last, now) // and it trusts it for another keepTold at most
-	}
-	delete(t.threads, thread)
-}
-
-// underWay are the names of which a thread may not have taken in what it was told.
-func (t *toldNames) underWay() map[string]bool {
-	if len(t.threads) == 0 {
-		return nil
-	}
-	under := make(map[string]bool, len(t.threads))
-	for _, name := range t.threads {
-		under[name] = true
-	}
-	return under
-}
-
 // tell notes a timeout that is about to be given. Told must follow when it is written.
 func (c *Client) tell(k *Caller, dir *Inode, name string, right Right) (ttl time.Duration, at int64) {
 	t := c.mayTell(k, dir, name, right)
@@ -165,15 +89,22 @@ func (c *Client) tell(k *Caller, dir *Inode, name string, right Right) (ttl time
 		return 0, 0
 	}
 	at = c.now()
-	d := &dir.dir.told
-	if old, ok := d.threads[k.PID]; ok && old != name {
-		d.wentOn(k.PID, at) // it asks something else
-	}
-	d.until[name], d.last = at+t, max(d.last, at+t)
-	d.threads[k.PID] = name
-	d.writing++
-	c.ref(dir)
+	dir.dir.told.note(name, at+t)
+	c.writes(k, dir, name)
 	return time.Duration(t), at
+}
+
+// writes notes that an answer with timeouts is about to be written.
+func (c *Client) writes(k *Caller, dir *Inode, name string) {
+	t := &dir.dir.told
+	if _, ok := t.threads[k.PID]; ok {
+		t.wentOn(k.PID, c.now()+timeoutOf(c.namer)) // it asks something else
+	}
+	c.answers++
+	t.threads[k.PID] = answer{name, c.answers}
+	t.writing++
+	c.toldDirs[dir] = struct{}{}
+	c.ref(dir)
 }
 
 // Late reports whether too much time has passed since at for a timeout computed then (B6).
@@ -181,20 +112,24 @@ func (c *Client) Late(at int64) bool { return c.now()-at > c.kernelTimeout()/10 
 
 // Told ends what began with an answer whose Entry has a TTL: it is written, or was not given
 // (ok false). If the process stood still in between, the kernel is told to ask again (B6).
-func (c *Client) Told(k *Caller, dir wire.Ino, name string, e *Entry, ok bool) {
+func (c *Client) Told(dir wire.Ino, name string, e *Entry, ok bool) {
 	late := ok && c.Late(e.at)
+	n := c.written(dir)
+	if late && n != nil {
+		go n.Name(dir, name)
+	}
+}
+
+func (c *Client) written(dir wire.Ino) Namer {
 	c.mu.Lock()
-	in := c.inodes[dir] // tell holds a reference
+	defer c.unlockFlush()
+	in := c.inodes[dir] // writes holds a reference
 	t := &in.dir.told
 	if t.writing--; t.writing == 0 && t.expiring > 0 {
 		in.changed.wake()
 	}
-	n := c.namer
 	c.unref(in)
-	c.unlockFlush()
-	if late && n != nil {
-		go n.Name(dir, name)
-	}
+	return c.namer
 }
 
 // trustsNames reports whether the kernel may trust a name of dir, or one answer is on its way.
@@ -203,54 +138,7 @@ func (in *Inode) trustsNames(now int64) bool {
 		return false
 	}
 	t := &in.dir.told
-	return t.writing > 0 || t.expiring > 0 || now < t.last+keepTold || len(t.threads) > 0
-}
-
-// take lists the names that the kernel may trust, all of them or those that pass, and the threads
-// that may not have taken in what they were told of these. Until they are back they are leaving. A
-// thread may have taken its answer in late, so a name counts beyond its time.
-func (t *toldNames) take(now int64, pass func(name string) bool) (names []string, threads []uint32) {
-	if t.leaving == nil {
-		t.leaving = map[string]int{}
-	}
-	under := t.underWay()
-	for n, u := range t.until {
-		if pass == nil || pass(n) {
-			if now < u+keepTold || under[n] {
-				names = append(names, n)
-				t.leaving[n]++
-			}
-			delete(t.until, n)
-		}
-	}
-	for th, n := range t.threads {
-		if t.leaving[n] > 0 {
-			threads = append(threads, th)
-		}
-	}
-	return names, threads
-}
-
-// gone ends what take began.
-func (t *toldNames) gone(names []string, threads []uint32) {
-	for _, n := range names {
-		if t.leaving[n]--; t.leaving[n] == 0 {
-			delete(t.leaving, n)
-		}
-	}
-	for _, th := range threads {
-		delete(t.threads, th)
-	}
-}
-
-// leaves reports whether another expiry has one of the names in hand.
-func (t *toldNames) leaves(pass func(name string) bool) bool {
-	for n := range t.leaving {
-		if pass == nil || pass(n) {
-			return true
-		}
-	}
-	return false
+	return t.writing > 0 || t.expiring > 0 || now < t.last || len(t.threads) > 0
 }
 
 // expire makes the kernel forget names of dir, or waits until their time is over. The lock is
@@ -277,7 +165,7 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 	c.tookIn(n, dir.ino, threads)
 	byTime := !expireNames(n, dir.ino, names, after, c.closed)
 	c.mu.Lock()
-	t.gone(names, threads)
+	t.gone(names, threads, c.now()+timeoutOf(n))
 	dir.changed.wake()
 	if byTime {
 		c.log.Info().Stringer("dir", dir.ino).Strs("names", names).
@@ -369,19 +257,14 @@ func (c *Client) outlast(dirs []*Inode, names []string) {
 	trusted := false
 	for _, d := range dirs {
 		t := &d.dir.told
-		now, under := c.now(), t.underWay()
+		trusts := t.trusted(c.now())
 		for _, name := range names {
-			u, ok := t.until[name]
-			if !ok || now >= u+keepTold && !under[name] {
-				continue
-			}
-			trusted = true
-			for th, of := range t.threads {
-				if of == name {
-					c.unlockFlush()
-					c.tookIn(n, d.ino, []uint32{th})
-					c.mu.Lock()
-				}
+			if trusts(name) {
+				trusted = true
+				threads := t.of(name)
+				c.unlockFlush()
+				c.tookIn(n, d.ino, threads)
+				c.mu.Lock()
 			}
 		}
 	}
@@ -398,50 +281,6 @@ func (c *Client) outlast(dirs []*Inode, names []string) {
 	}
 }
 
-// moved follows the kernel, which carries a dentry's timeout along to its new name (N5), and
-// threads that were answered about the old one; of the old name nothing is left, unless the two
-// change places. The rank goes on asking for it: by Fs, by the lease that comes with the answer,
-// or by the author's own that was kept.
-func moved(from *dirState, name string, to *dirState, nname string, exchange bool, now int64) {
-	trusted := func(d *dirState, n string) int64 {
-		if d.told.leaving[n] > 0 { // its expiry waits for the rename, and will find another name
-			return max(now, d.told.until[n])
-		}
-		return d.told.until[n]
-	}
-	u, v := trusted(from, name), trusted(to, nname)
-	ofName, ofOther := from.told.drop(name), to.told.drop(nname)
-	put := func(d *dirState, n string, until int64, threads []uint32) {
-		if until == 0 {
-			return
-		}
-		t := &d.told
-		if t.until == nil {
-			t.until, t.threads = map[string]int64{}, map[uint32]string{}
-		}
-		t.until[n], t.last = until, max(t.last, until)
-		for _, th := range threads {
-			t.threads[th] = n
-		}
-	}
-	put(to, nname, u, ofName)
-	if exchange {
-		put(from, name, v, ofOther)
-	}
-}
-
-// drop forgets a name, and returns the threads that may not have taken in what they were told of it.
-func (t *toldNames) drop(name string) (threads []uint32) {
-	delete(t.until, name)
-	for th, n := range t.threads {
-		if n == name {
-			threads = append(threads, th)
-			delete(t.threads, th)
-		}
-	}
-	return threads
-}
-
 // keepNames is what makes it rare that a REVOKE of Fs has to wait for the kernel: names that it
 // was told of are kept under leases, which the answer asks for (wire.CapUpdate.Names). From
 // then on only who changes one of these very names has to ask. Called before the right ends.
@@ -451,9 +290,9 @@ func (c *Client) keepNames(dir *Inode, leaving caps.Bits) {
 		return
 	}
 	d := dir.dir
-	under := d.told.underWay()
-	for n, u := range d.told.until {
-		if now >= u+keepTold && !under[n] {
+	trusts := d.told.trusted(now)
+	for n := range d.told.until {
+		if !trusts(n) {
 			delete(d.told.until, n)
 			continue
 		}
@@ -477,9 +316,9 @@ func (c *Client) bareNames(dir *Inode) bool {
 	if !dir.trustsNames(c.now()) {
 		return false
 	}
-	bare := c.unleased(dir)
+	bare, trusts := c.unleased(dir), dir.dir.told.trusted(c.now())
 	for n := range dir.dir.told.until {
-		if bare(n) {
+		if bare(n) && trusts(n) {
 			return true
 		}
 	}
@@ -504,7 +343,7 @@ func (c *Client) expireLeased() {
 	c.mu.Lock()
 	now := c.now()
 	var dirs []*Inode
-	for _, in := range c.inodes {
+	for in := range c.toldDirs {
 		if in.trustsNames(now) {
 			dirs = append(dirs, in)
 		}
@@ -533,7 +372,7 @@ func (c *Client) expireLeased() {
 // expireAll makes the kernel ask for every name again. Nobody waits.
 func (c *Client) expireAll() {
 	now := c.now()
-	for _, in := range c.inodes {
+	for in := range c.toldDirs {
 		if in.trustsNames(now) {
 			c.ref(in)
 			go func() {

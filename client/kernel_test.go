@@ -20,69 +20,104 @@ func (k kernelOf) TookIn(threads []uint32, _ time.Duration) []uint32 {
 	return slices.DeleteFunc(slices.Clone(threads), func(th uint32) bool { return !k[th] })
 }
 
-// told is a directory of which two threads were answered about a and b, and one about c before it
+// toldABC is a directory of which two threads were answered about a and b, and one about c before it
 // asked for b.
-func toldABC(k kernelOf, now int64) *dirState {
+func toldABC(now int64) *dirState {
 	d := &dirState{}
 	t := &d.told
 	for i, name := range []string{"a", "b", "c", "b"} {
 		th := uint32(min(i, 2))
-		t.room(k, name, th, now)
-		if old, ok := t.threads[th]; ok && old != name {
-			t.wentOn(th, now)
+		t.room(name, th)
+		if _, ok := t.threads[th]; ok {
+			t.wentOn(th, now+nameTimeout)
 		}
-		t.until[name], t.last = now+nameTimeout, now+nameTimeout
-		t.threads[th] = name
+		t.note(name, now+nameTimeout)
+		t.threads[th] = answer{name, uint64(i + 1)}
 	}
 	return d
 }
 
+func only(name string) func(string) bool { return func(n string) bool { return n == name } }
+
 // Whoever takes a name back waits for the threads that were told of this name last, and for no other.
 func TestThreadsOfAName(t *testing.T) {
-	d := toldABC(nil, 1)
+	d := toldABC(1)
 	for name, want := range map[string][]uint32{"a": {0}, "b": {1, 2}, "c": nil} {
-		names, threads := d.told.take(2, func(n string) bool { return n == name })
+		names, threads := d.told.take(2, only(name))
 		slices.Sort(threads)
 		if !slices.Equal(names, []string{name}) || !slices.Equal(threads, want) {
 			t.Errorf("%s: names %q, threads %v, want %v", name, names, threads, want)
 		}
-		d.told.gone(names, threads)
+		d.told.gone(names, threads, 3)
 	}
 	if len(d.told.threads) != 0 || len(d.told.leaving) != 0 {
 		t.Errorf("left: %v %v", d.told.threads, d.told.leaving)
 	}
 }
 
-// However old it is: a name of which a thread has not taken in what it was told is not forgotten, nor
-// one of which a thread has perhaps just now.
-func TestANameUnderWayIsNotForgotten(t *testing.T) {
+// However old it is: a name of which a thread may not have taken in what it was told is trusted, and
+// from when it was seen to have for one timeout more.
+func TestANameUnderWayIsTrusted(t *testing.T) {
+	c := &Client{toldDirs: map[*Inode]struct{}{}, now: func() int64 { return int64(time.Hour) }}
 	k := kernelOf{1: true}
-	d := toldABC(k, 1)
-	late := int64(time.Hour)
-	d.told.prune(late, k)
-	names, threads := d.told.take(late, nil)
-	slices.Sort(names)
-	if !slices.Equal(names, []string{"a", "b"}) || !slices.Equal(threads, []uint32{1}) {
-		t.Errorf("after an hour: names %q, threads %v", names, threads)
+	c.namer = k
+	d := &Inode{c: c, dir: toldABC(1)}
+	c.toldDirs[d] = struct{}{}
+	expect := func(now int64, want ...string) {
+		t.Helper()
+		trusts := d.dir.told.trusted(now)
+		var got []string
+		for _, n := range []string{"a", "b", "c"} {
+			if trusts(n) {
+				got = append(got, n)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("trusted: %q, want %q", got, want)
+		}
 	}
-	// It goes on at last.
-	d = toldABC(k, 1)
-	d.told.prune(late, k)
+	expect(c.now(), "a", "b")
+	c.watchTold()
+	expect(c.now(), "a", "b")
+	expect(c.now()+nameTimeout, "b")
 	delete(k, 1)
-	d.told.prune(2*late, k)
-	if names, _ := d.told.take(2*late+nameTimeout, nil); !slices.Equal(names, []string{"b"}) {
-		t.Errorf("names %q", names)
+	d.dir.told.writing = 1 // not written yet: it sleeps because it waits for us
+	c.watchTold()
+	expect(c.now()+nameTimeout, "b")
+	d.dir.told.writing = 0
+	c.watchTold()
+	expect(c.now()+nameTimeout-1, "a", "b")
+	expect(c.now() + nameTimeout)
+	if d.trustsNames(c.now() + nameTimeout) {
+		t.Error("something is trusted")
+	}
+	c.now = func() int64 { return int64(2 * time.Hour) }
+	c.watchTold()
+	if len(c.toldDirs) != 0 || d.dir.told.until != nil {
+		t.Error("what is over is not forgotten")
 	}
 }
 
 // A rename takes what the kernel knows to the new name, also when the old one is being expired: that
 // waits for the rename, and finds another name then (N4, N5).
 func TestARenameTakesAnExpiryWithIt(t *testing.T) {
-	d := toldABC(nil, 1)
-	names, threads := d.told.take(2, func(n string) bool { return n == "b" })
+	d := toldABC(1)
+	names, threads := d.told.take(2, only("b"))
 	moved(d, "b", d, "new", false, 3)
-	d.told.gone(names, threads)
-	if got, _ := d.told.take(4, func(n string) bool { return n == "new" }); len(got) != 1 {
+	if got := d.told.of("new"); len(got) != len(threads) {
+		t.Errorf("threads %v of the new name, want %v", got, threads)
+	}
+	d.told.gone(names, threads, 4)
+	if got, _ := d.told.take(5, only("new")); len(got) != 1 {
 		t.Error("the new name counts as unknown to the kernel")
+	}
+}
+
+// Rows of a listing are many names: who takes one of them back waits for the thread that lists.
+func TestThreadsOfRows(t *testing.T) {
+	d := toldABC(1)
+	d.told.threads[9] = answer{rows, 9}
+	if names, threads := d.told.take(int64(time.Hour), only("c")); len(names) != 1 || !slices.Equal(threads, []uint32{9}) {
+		t.Errorf("names %q, threads %v", names, threads)
 	}
 }

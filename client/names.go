@@ -171,6 +171,11 @@ func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64)
 		nd = dir
 	}
 	moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
+	for _, d := range []*Inode{dir, nd} {
+		if len(d.dir.told.until) > 0 {
+			c.toldDirs[d] = struct{}{}
+		}
+	}
 	from, okFrom := c.cover(dir, r.Name)
 	to, okTo := c.cover(nd, r.NewName)
 	known := okFrom && okTo && from != 0

@@ -22,12 +22,12 @@ import (
 func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out *fuse.EntryOut, e *client.Entry, err error) fuse.Status {
 	st := status(err)
 	if fs.c.Late(e.At()) {
-		fs.c.Told(k, fs.ino(h.NodeId), name, e, false)
+		fs.c.Told(fs.ino(h.NodeId), name, e, false)
 		return st
 	}
 	out.SetEntryTimeout(e.TTL)
 	ok := fs.answer(h.Unique, out) == nil
-	fs.c.Told(k, fs.ino(h.NodeId), name, e, ok)
+	fs.c.Told(fs.ino(h.NodeId), name, e, ok)
 	if st != fuse.OK {
 		*out = fuse.EntryOut{}
 	}
