@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/wire"
@@ -39,8 +40,9 @@ type DirEntry struct {
 	known  bool
 }
 
-// Readdir calls emit for rows after cookie, in order, until it returns false or the
-// directory ends. It is called without the lock.
+// Readdir calls emit for rows after cookie, in order, until it returns false, the directory ends, or
+// the rank would have to be asked for more: behind the first row nothing is waited for. It is called
+// without the lock.
 func (c *Client) Readdir(k *Caller, f *File, cookie uint64, emit func(*DirEntry) bool) error {
 	in := f.in
 	e := DirEntry{Ino: in.ino, Mode: 0040000}
@@ -76,7 +78,7 @@ func (c *Client) Readdir(k *Caller, f *File, cookie uint64, emit func(*DirEntry)
 			}
 			cookie = r.Cookie
 		}
-		if end {
+		if end || len(rows) > 0 {
 			return nil
 		}
 	}
@@ -174,21 +176,77 @@ func (c *Client) learnListing(dir *Inode, m *wire.Reply, sent int64) {
 	}
 }
 
-// EntryFor is what READDIRPLUS shows with a row: only what the cache has, and a reference of
-// the kernel when it does. ok false: the kernel has to look it up itself.
-func (c *Client) EntryFor(e *DirEntry) (Entry, bool) {
+// Rows is an answer to READDIRPLUS in the making. Done must follow when it is written.
+type Rows struct {
+	c   *Client
+	k   *Caller
+	dir *Inode
+
+	at    int64 // when its first timeout was computed; 0: it has none
+	names []string
+}
+
+// NewRows begins an answer about f.
+func (c *Client) NewRows(k *Caller, f *File) *Rows { return &Rows{c: c, k: k, dir: f.in} }
+
+// Timed: the answer tells the kernel for how long to trust something, so it must be known when it is
+// written. At is when the first timeout was computed, for Late.
+func (r *Rows) Timed() (at int64, timed bool) { return r.at, r.at != 0 }
+
+// Entry is what is shown with a row: only what the cache has, and a reference of the kernel when it
+// does. ok false: the kernel has to look it up itself.
+func (r *Rows) Entry(e *DirEntry) (out Entry, ok bool) {
 	if e.Cookie <= cookieDotDot {
-		return Entry{}, false
+		return out, false
 	}
+	c := r.c
 	c.mu.Lock()
 	defer c.unlockFlush()
 	in := c.inodes[e.Ino]
 	if in == nil || in.cap.id == 0 || in.ever&statMask != statMask || c.mayAttr(in, statMask) == NoRight {
-		return Entry{}, false
+		return out, false
+	}
+	if ino, right := c.mayName(r.dir, e.Name); ino == e.Ino && in.steady(in.told) {
+		if t := c.mayTell(r.k, r.dir, e.Name, right); t > 0 {
+			r.tell(e.Name, t)
+			out.TTL = time.Duration(t)
+			if !in.known && in.shownBy == nil {
+				in.shownBy = r.dir // an invalidation of its attributes would miss it until the row is taken in
+			}
+		}
 	}
 	in.nlookup++
 	c.maybeIdle(in)
-	return Entry{Ino: in.ino, Attr: c.attrOf(in)}, true
+	out.Ino, out.Attr = in.ino, c.attrOf(in)
+	if !in.known && in.shownBy != r.dir {
+		out.Attr.TTL = 0
+	}
+	return out, true
+}
+
+// tell notes a timeout of a row.
+func (r *Rows) tell(name string, ttl int64) {
+	if r.at == 0 {
+		r.at = r.c.now()
+		r.c.writes(r.k, r.dir, rows)
+	}
+	r.dir.dir.told.note(name, r.c.now()+ttl)
+	r.names = append(r.names, name)
+}
+
+// Done ends an answer with timeouts: it is written, or was not (ok false).
+func (r *Rows) Done(ok bool) {
+	if r.at == 0 {
+		return
+	}
+	late := ok && r.c.Late(r.at)
+	if n := r.c.written(r.dir.ino); late && n != nil {
+		go func() {
+			for _, name := range r.names {
+				n.Name(r.dir.ino, name)
+			}
+		}()
+	}
 }
 
 // Readlink returns a symlink's target, which never changes.

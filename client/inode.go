@@ -29,6 +29,7 @@ type Inode struct {
 	nlookup   uint64   // references of the kernel
 	known     bool     // the kernel has named it in a request: an invalidation will find it
 	attrUntil int64    // the kernel may trust attributes until then
+	shownBy   *Inode   // the kernel first heard of it in a listing of this directory, with timeouts
 	pages     bool     // the kernel may have pages
 	paged     uint64   // counts what may have given it some
 	oldPages  bool     // … which may be older than what is true now
@@ -166,7 +167,7 @@ func (c *Client) Forget(ino wire.Ino, n uint64) {
 	if in := c.inodes[ino]; in != nil {
 		in.nlookup -= min(n, in.nlookup)
 		if in.nlookup == 0 {
-			in.known, in.attrUntil, in.pages, in.oldPages = false, 0, false, false
+			in.known, in.attrUntil, in.pages, in.oldPages, in.shownBy = false, 0, false, false, nil
 			c.maybeIdle(in)
 		}
 	}

@@ -175,6 +175,34 @@ func (c *Client) expire(dir *Inode, pass func(name string) bool) {
 	}
 }
 
+// voidAttrs makes the kernel ask for attributes again. One that first heard of the inode by a row of
+// a listing must have taken that in: before, it would not find what to void. The lock is held before
+// and after, not meanwhile.
+func (c *Client) voidAttrs(in *Inode) {
+	n := c.notifier
+	if dir := in.shownBy; dir != nil && c.namer != nil {
+		t := &dir.dir.told
+		t.expiring++
+		c.ref(dir)
+		for t.writing > 0 && c.unlockedWait(dir.changed.wait()) {
+		}
+		if threads := t.of(rows); len(threads) > 0 {
+			c.unlockFlush()
+			c.tookIn(c.namer, dir.ino, threads)
+			c.mu.Lock()
+			t.gone(nil, threads, c.now()+nameTimeout)
+		}
+		t.expiring--
+		c.unref(dir)
+		if in.shownBy == dir {
+			in.shownBy = nil
+		}
+	}
+	c.unlockFlush()
+	n.Attrs(in.ino)
+	c.mu.Lock()
+}
+
 // tookIn waits until threads that were answered have gone on, however long that takes: their
 // timeouts would be set behind the expiry. A rank that waits too long for the ack evicts us, which
 // is bad, and still better than a name that is wrong.

@@ -237,7 +237,7 @@ func (c *Client) byIno(ino wire.Ino) (*Inode, error) {
 	if in == nil {
 		return nil, eSTALE
 	}
-	in.known = true
+	in.known, in.shownBy = true, nil
 	if in.lru == &c.byKernel {
 		c.byKernel.push(in) // used
 	}
@@ -430,13 +430,10 @@ func (c *Client) releaseLink(d *Inode, r *wire.Request) {
 	in.cap.issued &^= caps.LinkShared
 	// The kernel trusts its nlink. Of a last name it lowers that itself when the answer comes;
 	// else others may change it from now on, and the kernel must forget it first.
-	if in.attrUntil > c.now() && in.known && c.notifier != nil && (r.Op == wire.OpRename || in.attr.Nlink > 1) {
+	if in.attrUntil > c.now() && c.notifier != nil && (r.Op == wire.OpRename || in.attr.Nlink > 1) {
 		in.attrUntil = 0
-		n := c.notifier
 		c.ref(in)
-		c.unlockFlush()
-		n.Attrs(in.ino)
-		c.mu.Lock()
+		c.voidAttrs(in)
 		c.unref(in)
 		if !mine() || in.attrUntil > c.now() || in.cap.issued&caps.LinkShared != 0 {
 			return // something came between: the rank asks

@@ -27,8 +27,8 @@ func (c *Client) revoke(in *Inode) {
 	long := !in.isDir() && leaving&writeBits != 0
 	drain := long && in.nwr > 0 || in.nrd > 0 && leaving&caps.FileRd != 0
 	flush := leaving&caps.FileBuffer != 0 && in.buf != nil
-	kernel := c.notifier != nil && in.known && (in.attrUntil > c.now() || long && in.mayBeMapped() ||
-		leaving&caps.FileShared != 0 && c.bareNames(in))
+	kernel := c.notifier != nil && (in.attrUntil > c.now() || in.known && (long && in.mayBeMapped() ||
+		leaving&caps.FileShared != 0 && c.bareNames(in)))
 	if !drain && !flush && !kernel {
 		c.finishRevoke(in) // neither we nor the kernel hold anything on the strength of these bits
 		return
@@ -100,14 +100,12 @@ func (c *Client) runRevoke(in *Inode) {
 		r.issued &= target | leaving&writeBits
 		n := c.notifier
 		switch {
-		case n == nil || !in.known:
-		case long && in.mayBeMapped():
+		case n == nil:
+		case in.known && long && in.mayBeMapped():
 			c.invalidatePages(in, n)
 		case in.attrUntil > c.now():
 			in.attrUntil = 0
-			c.mu.Unlock()
-			n.Attrs(in.ino)
-			c.mu.Lock()
+			c.voidAttrs(in)
 		}
 		if leaving&caps.FileShared != 0 && c.bareNames(in) {
 			c.expire(in, c.unleased(in))

@@ -372,7 +372,7 @@ func (c *Client) startAnew() {
 		in.noCap()
 		in.dirty, in.flushing, in.dirtySet, in.resent = false, 0, 0, false
 		in.late = wire.Time{}
-		if in.known {
+		if in.known || in.attrUntil != 0 {
 			known = append(known, in.ino)
 			in.attrUntil = 0
 		}

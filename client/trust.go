@@ -67,9 +67,10 @@ func (c *Client) mayList(dir *Inode) ([]wire.DirEntry, Right) {
 
 // kernelAttr is how long the kernel may keep attributes just computed, in ns: min(K, what is
 // left of the validity) under As Ls Xs Fs, else not at all (B6). Only a kernel that has named
-// the inode already gets a timeout: an invalidation finds it then, and cannot overtake.
+// the inode already gets a timeout: an invalidation finds it then, and cannot overtake. Or one
+// that is told of it by a row of a listing: an invalidation waits until that is taken in (voidAttrs).
 func (c *Client) kernelAttr(in *Inode) int64 {
-	if !in.known || c.mayAttr(in, wire.MaskAll) == NoRight || in.cap.job {
+	if !in.known && in.shownBy == nil || c.mayAttr(in, wire.MaskAll) == NoRight || in.cap.job {
 		return 0
 	}
 	now := c.now()

@@ -304,7 +304,10 @@ func (w *world) command(cmd scene.Command) {
 			}
 			defer c.Release(f)
 			var names []string
-			err = c.Readdir(k, f, cookieDotDot, func(e *DirEntry) bool { names = append(names, e.Name); return true })
+			for at, before := uint64(cookieDotDot), uint64(0); err == nil && at != before; {
+				before = at
+				err = c.Readdir(k, f, at, func(e *DirEntry) bool { names, at = append(names, e.Name), e.Cookie; return true })
+			}
 			return result(err, "(%s)", strings.Join(names, " "))
 		})
 	case "truncate":

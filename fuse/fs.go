@@ -526,16 +526,20 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 		return fuse.EBADF
 	}
 	k := fs.caller(cancel, &in.InHeader)
-	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
+	rows := fs.c.NewRows(&k, h.f)
+	err := fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
 		o := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
 		if o == nil {
 			return false
 		}
-		if x, ok := fs.c.EntryFor(e); ok { // the reference is counted only for a row that fits
+		if x, ok := rows.Entry(e); ok { // the reference is counted only for a row that fits
 			fs.entry(in.NodeId, e.Name, o, &x)
+			o.SetEntryTimeout(x.TTL)
 		}
 		return true
-	}))
+	})
+	fs.tellRows(&in.InHeader, out, rows)
+	return status(err)
 }
 
 func (fs *fileSystem) ReleaseDir(in *fuse.ReleaseIn) {

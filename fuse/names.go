@@ -26,7 +26,7 @@ func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out 
 		return st
 	}
 	out.SetEntryTimeout(e.TTL)
-	ok := fs.answer(h.Unique, out) == nil
+	ok := fs.answer(h.Unique, unsafe.Slice((*byte)(unsafe.Pointer(out)), unsafe.Sizeof(*out))) == nil
 	fs.c.Told(fs.ino(h.NodeId), name, e, ok)
 	if st != fuse.OK {
 		*out = fuse.EntryOut{}
@@ -34,14 +34,35 @@ func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out 
 	return st
 }
 
-// answer writes the answer to a LOOKUP.
-func (fs *fileSystem) answer(unique uint64, out *fuse.EntryOut) error {
-	const head, size = 16, 16 + int(unsafe.Sizeof(*out))
-	var b [size]byte
-	binary.NativeEndian.PutUint32(b[0:], uint32(size))
-	binary.NativeEndian.PutUint64(b[8:], unique)
-	copy(b[head:], unsafe.Slice((*byte)(unsafe.Pointer(out)), size-head))
-	_, err := unix.Write(fs.fd, b[:])
+// tellRows does the same for rows of a listing, if any has a timeout.
+func (fs *fileSystem) tellRows(h *fuse.InHeader, out *fuse.DirEntryList, rows *client.Rows) {
+	if at, timed := rows.Timed(); timed && fs.c.Late(at) {
+		clearTimeouts(out.Bytes())
+		rows.Done(false)
+	} else if timed {
+		rows.Done(fs.answer(h.Unique, out.Bytes()) == nil)
+	}
+}
+
+// clearTimeouts takes the timeouts out of rows as the kernel reads them: an entry, then a name with a
+// head of 24 bytes, then up to 7 bytes that make it a multiple of 8.
+func clearTimeouts(b []byte) {
+	const entry, head = int(unsafe.Sizeof(fuse.EntryOut{})), 24
+	for len(b) > 0 {
+		o := (*fuse.EntryOut)(unsafe.Pointer(&b[0]))
+		o.SetEntryTimeout(0)
+		o.SetAttrTimeout(0)
+		name := int(binary.NativeEndian.Uint32(b[entry+16:]))
+		b = b[entry+(head+name+7)&^7:]
+	}
+}
+
+// answer writes an answer.
+func (fs *fileSystem) answer(unique uint64, body []byte) error {
+	var head [16]byte
+	binary.NativeEndian.PutUint32(head[0:], uint32(len(head)+len(body)))
+	binary.NativeEndian.PutUint64(head[8:], unique)
+	_, err := unix.Writev(fs.fd, [][]byte{head[:], body})
 	return err
 }
 

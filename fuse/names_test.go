@@ -138,9 +138,10 @@ func asks(f func()) uint64 {
 	return fuse.Ops()["LOOKUP"] - before
 }
 
-// N3: a thread was answered, and gets no processor to take the answer in. Until it has, the name that
-// it was told of is not given back; and since we wait for it, it runs before others.
-func TestN3AThreadThatDoesNotRun(t *testing.T) {
+// starve starts a program whose request of op is parked, and is then answered while the program has no
+// processor to take the answer in with. It must end by itself when feed is called.
+func starve(t *testing.T, m *mounted, op wire.Op, before func(), prog string, args ...string) (pid int, feed func()) {
+	t.Helper()
 	var cpus unix.CPUSet
 	must(t, unix.SchedGetaffinity(0, &cpus))
 	if cpus.Count() < 2 {
@@ -152,46 +153,128 @@ func TestN3AThreadThatDoesNotRun(t *testing.T) {
 	}
 	cpus.Zero()
 	cpus.Set(cpu)
-	m := mount(t, "name_cache=always")
-	d := uncovered(t, m)
-	release := m.rank.HoldOp(wire.OpLookup)
-	asker := exec.Command("stat", m.path("d/f"))
+	release := m.rank.HoldOp(op)
+	asker := exec.Command(prog, args...)
 	must(t, asker.Start())
 	done := make(chan error, 1)
 	go func() { done <- asker.Wait() }()
-	if !fakerank.Wait(func() bool { return m.rank.Held(wire.OpLookup) > 0 }) {
-		t.Fatal("the LOOKUP did not come")
+	if !fakerank.Wait(func() bool { return m.rank.Held(op) > 0 }) {
+		t.Fatal("the request did not come")
 	}
-	pid := asker.Process.Pid
-	idle := &unix.SchedAttr{Policy: unix.SCHED_IDLE}
-	must(t, unix.SchedSetAttr(pid, idle, 0))
+	pid = asker.Process.Pid
+	must(t, unix.SchedSetAttr(pid, &unix.SchedAttr{Policy: unix.SCHED_IDLE}, 0))
 	must(t, unix.SchedSetaffinity(pid, &cpus))
 	busy := exec.Command("sh", "-c", "while :; do :; done")
 	must(t, busy.Start())
-	defer busy.Wait()
-	defer busy.Process.Kill()
+	t.Cleanup(func() { busy.Process.Kill(); busy.Wait() })
 	must(t, unix.SchedSetaffinity(busy.Process.Pid, &cpus))
 	must(t, unix.Setpriority(unix.PRIO_PROCESS, busy.Process.Pid, -20))
-
-	m.rank.Allow(d) // from now on the name may be trusted
+	before()
 	release()
 	if !fakerank.Wait(func() bool { b, _ := os.ReadFile(procOf(pid, "stat")); return len(b) == 0 || stateIn(b) == 'R' }) {
-		t.Fatal("the asker was not answered")
+		t.Fatal("the request was not answered")
 	}
+	return pid, func() {
+		t.Helper()
+		if was, err := unix.SchedGetAttr(pid, 0); err == nil && was.Policy != unix.SCHED_IDLE {
+			t.Errorf("the thread that was helped is left with scheduling policy %d", was.Policy)
+		}
+		busy.Process.Kill()
+		unix.SchedSetAttr(pid, &unix.SchedAttr{}, 0) // as before, if it is still there
+		select {
+		case err := <-done:
+			must(t, err)
+		case <-time.After(30 * time.Second):
+			t.Fatal("the program does not end")
+		}
+	}
+}
+
+// N3: a thread was answered, and gets no processor to take the answer in. Until it has, the name that
+// it was told of is not given back; and since we wait for it, it runs before others.
+func TestN3AThreadThatDoesNotRun(t *testing.T) {
+	m := mount(t, "name_cache=always")
+	d := uncovered(t, m)
+	_, feed := starve(t, m, wire.OpLookup, func() { m.rank.Allow(d) /* from now on the name may be trusted */ }, "stat", m.path("d/f"))
 	acked(t, "the name", m.rank.RevokeLease(d, "f"))
-	if was, err := unix.SchedGetAttr(pid, 0); err == nil && was.Policy != unix.SCHED_IDLE {
-		t.Errorf("the thread that was helped is left with scheduling policy %d", was.Policy)
-	}
-	busy.Process.Kill()
-	unix.SchedSetAttr(pid, &unix.SchedAttr{}, 0) // as before: it may not have ended yet
-	select {
-	case err := <-done:
-		must(t, err)
-	case <-time.After(30 * time.Second):
-		t.Fatal("the asker does not end")
-	}
+	feed()
 	if n := asks(func() { ino(t, m.path("d/f")) }); n == 0 {
 		t.Error("the name was given back, and the kernel trusts it")
+	}
+}
+
+// listable is a mount whose kernel has heard of nothing but its root, in which d has files 0, 1, …
+func listable(t *testing.T, files int) (*mounted, []wire.Ino) {
+	t.Helper()
+	r := fakerank.New()
+	var names []string
+	for i := range files {
+		names = append(names, strconv.Itoa(i))
+	}
+	inos := r.MakeFiles("d", names...)
+	return mountRank(t, r), inos
+}
+
+// After a listing the first stat of each row costs nothing, though the kernel had never heard of it.
+func TestRowsAreTrusted(t *testing.T) {
+	const files = 20
+	if !fakerank.Wait(func() bool { // timeouts end: a slow machine needs some tries
+		m, _ := listable(t, files)
+		f, err := os.Open(m.path("d"))
+		must(t, err)
+		defer f.Close()
+		names, err := f.Readdirnames(-1)
+		must(t, err)
+		if len(names) != files {
+			t.Fatalf("listed %q", names)
+		}
+		before := fuse.Upcalls()
+		for _, n := range names {
+			var st unix.Stat_t
+			must(t, unix.Fstatat(int(f.Fd()), n, &st, unix.AT_SYMLINK_NOFOLLOW))
+		}
+		return fuse.Upcalls() == before
+	}) {
+		t.Error("a listing and a stat of each row always ask the mount process for more than rows")
+	}
+}
+
+// What the kernel trusts of a row, and has never named itself, goes with the cap.
+func TestRowsAreTakenBack(t *testing.T) {
+	m, inos := listable(t, 3)
+	f, err := os.Open(m.path("d"))
+	must(t, err)
+	defer f.Close()
+	_, err = f.Readdirnames(-1)
+	must(t, err)
+	var st unix.Stat_t
+	must(t, unix.Fstatat(int(f.Fd()), "1", &st, 0))
+	changedElsewhere(t, m, inos[1])
+	must(t, unix.Fstatat(int(f.Fd()), "1", &st, 0))
+	if st.Mode&0o777 != 0o600 {
+		t.Errorf("mode %o after another host's change to 600", st.Mode)
+	}
+}
+
+// changedElsewhere gives another host the mode, which it sets to 600.
+func changedElsewhere(t *testing.T, m *mounted, i wire.Ino) {
+	t.Helper()
+	acked(t, "attributes", m.rank.Revoke(i, caps.AuthShared))
+	m.rank.Change(i, func(st *wire.InodeStat) { st.Attr.Mode = unix.S_IFREG | 0o600 })
+	m.rank.Allow(i)
+}
+
+// A lister was answered, and gets no processor to take the rows in: the kernel cannot void attributes
+// of what it has not heard of, so they are not given back before it has.
+func TestRowsOfAThreadThatDoesNotRun(t *testing.T) {
+	m, inos := listable(t, 3)
+	_, feed := starve(t, m, wire.OpReaddir, func() {}, "ls", "-U", m.path("d"))
+	changedElsewhere(t, m, inos[1])
+	feed()
+	var st unix.Stat_t
+	must(t, unix.Lstat(m.path("d/1"), &st))
+	if st.Mode&0o777 != 0o600 {
+		t.Errorf("mode %o after another host's change to 600", st.Mode)
 	}
 }
 

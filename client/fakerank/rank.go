@@ -292,6 +292,23 @@ func (r *Rank) Attr(ino wire.Ino) wire.Attr {
 	return r.nodes[ino].st.Attr
 }
 
+// MakeFiles makes directory dir with empty files, of which no client has heard, and returns their
+// numbers.
+func (r *Rank) MakeFiles(dir string, names ...string) (inos []wire.Ino) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	root := r.nodes[wire.RootIno]
+	d := r.make(root, syscall.S_IFDIR|0o755, &wire.Request{})
+	root.children[dir] = d
+	root.st.Attr.Nlink++
+	for _, name := range names {
+		f := r.make(d, syscall.S_IFREG|0o644, &wire.Request{})
+		d.children[name] = f
+		inos = append(inos, f.st.Ino)
+	}
+	return inos
+}
+
 // Locks is how many locks and waiters ino has.
 func (r *Rank) Locks(ino wire.Ino) (held, waiting int) {
 	r.mu.Lock()
