@@ -27,7 +27,7 @@ type mounted struct {
 
 // watchdog dumps goroutines and unmounts lazily when a test takes too long: a mount that
 // hangs must not take the test run with it.
-func watchdog(t *testing.T, dir string, d time.Duration) {
+func watchdog(t testing.TB, dir string, d time.Duration) {
 	timer := time.AfterFunc(d, func() {
 		buf := make([]byte, 1<<20)
 		os.Stderr.Write(buf[:runtime.Stack(buf, true)])
@@ -38,7 +38,7 @@ func watchdog(t *testing.T, dir string, d time.Duration) {
 	t.Cleanup(func() { timer.Stop() })
 }
 
-func mount(t *testing.T, opts ...string) *mounted {
+func mount(t testing.TB, opts ...string) *mounted {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		t.Skip("needs /dev/fuse and root")
@@ -46,7 +46,7 @@ func mount(t *testing.T, opts ...string) *mounted {
 	return mountRank(t, fakerank.New(), opts...)
 }
 
-func mountRank(t *testing.T, r *fakerank.Rank, opts ...string) *mounted {
+func mountRank(t testing.TB, r *fakerank.Rank, opts ...string) *mounted {
 	t.Helper()
 	m := &mounted{dir: t.TempDir(), rank: r}
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
