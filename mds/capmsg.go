@@ -163,7 +163,8 @@ func (r *Rank) onCapBusy(s *session, m *wire.CapBusy) {
 		return
 	}
 	if rec := in.ledger.Get(s.client()); rec != nil && rec.Revoking() && rec.AskedTwice {
-		r.busy[rec] = m.PG
+		r.busy[rec] = busy{m.PG, r.now}
+		r.nextSession = soonest(r.nextSession, r.now+r.deadline()/20)
 	}
 }
 

@@ -21,7 +21,7 @@ type clients struct {
 	first  []ask // unanswered REVOKEs in the order they were sent: asked again at R/2
 	second []ask // asked twice: the deadline is R
 	silent []ask // the deadline passed, but nothing that a fence must take back is owed
-	busy   map[*caps.Record]wire.PGID
+	busy   map[*caps.Record]busy
 	loners []*inode // whose ideal loner changes by time alone
 
 	lonerNext int64      // the first of their times; 0: none

@@ -1,6 +1,7 @@
 package mds
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/capstan-fs/capstan/caps"
@@ -65,6 +66,7 @@ func (r *Rank) climb() (next int64) {
 		}
 		c.first = c.first[1:]
 	}
+	next = soonest(next, r.standStill())
 	for len(c.second) > 0 {
 		a := c.second[0]
 		if r.askOpen(&a) {
@@ -111,12 +113,6 @@ func (r *Rank) overdue(a ask) {
 	switch {
 	case s == nil || s.state == sessEvicting || s.state == sessDead:
 		r.silent = append(r.silent, a)
-	case r.isBusy(&a):
-		a.since = r.now - r.deadline()/2
-		if a.rec != nil {
-			a.rec.RevokedAt = a.since
-		}
-		r.second = append(r.second, a) // its turn comes in R/2, in order enough
 	case a.owesFence() || s.live.lastRenew > a.since:
 		r.evict(s, "it did not answer a revoke in time")
 		r.silent = append(r.silent, a)
@@ -125,11 +121,38 @@ func (r *Rank) overdue(a ask) {
 	}
 }
 
-// isBusy reports whether the client said BUSY and the PG it named is inactive in the map
-// that this rank sees: then it cannot answer, and evicting it would not help anybody.
-func (r *Rank) isBusy(a *ask) bool {
-	pg, ok := r.busy[a.rec]
-	if !ok || a.rec == nil || r.osdmap == nil {
+// busy is what a client said that answers BUSY: its flush waits for pg.
+type busy struct {
+	pg wire.PGID
+	at int64 // until when it was looked at
+}
+
+// standStill keeps the deadline of who said BUSY where it is while the PG it named is inactive in the
+// map that this rank sees: it cannot answer, and evicting it would not help anybody. What was left
+// when it said so is left when the PG serves again. That is looked at 20 times per deadline.
+func (r *Rank) standStill() (next int64) {
+	if len(r.busy) == 0 {
+		return 0
+	}
+	for i := range r.second {
+		a := &r.second[i]
+		b, ok := r.busy[a.rec]
+		if !ok || !r.askOpen(a) {
+			continue
+		}
+		if r.servesNobody(b.pg) {
+			a.since += r.now - b.at
+			a.rec.RevokedAt = a.since
+		}
+		r.busy[a.rec] = busy{b.pg, r.now}
+		next = r.now + r.deadline()/20
+	}
+	slices.SortStableFunc(r.second, func(a, b ask) int { return cmp.Compare(a.since, b.since) })
+	return next
+}
+
+func (r *Rank) servesNobody(pg wire.PGID) bool {
+	if r.osdmap == nil {
 		return false
 	}
 	cfg, ok := r.osdmap.PGs[pg]

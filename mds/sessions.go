@@ -11,7 +11,7 @@ import (
 )
 
 func (r *Rank) initCaps() {
-	r.busy = map[*caps.Record]wire.PGID{}
+	r.busy = map[*caps.Record]busy{}
 	r.flocking = map[uint64]*request{}
 	r.flocks = filelock.NewGraph(r.cfg.Epoch, r.cfg.MaxFileLocks, r.cfg.Wrong)
 	r.capID = uint64(r.cfg.Epoch) << 40 // a message that names a cap of another life must not fit one of ours (Q-d)

@@ -295,8 +295,8 @@ func (r *Rank) askOf(client uint64, in *inode, dn *dentry) On {
 	default:
 		on.Text = fmt.Sprintf("%s (pid %d) to give back %s: %s %d ms ago, renewed %d ms ago, %s in %d ms", s.place(), s.pid(), what, rung, on.SinceMs,
 			(r.now-s.live.lastRenew)/1e6, map[bool]string{true: "taken back", false: "evicted"}[rung == "silent"], on.DeadlineMs)
-		if pg, busy := r.busy[a.rec]; busy && a.rec != nil {
-			on.Text += fmt.Sprintf("; it says that its flush waits for pg %v", pg)
+		if b, busy := r.busy[a.rec]; busy {
+			on.Text += fmt.Sprintf("; it says that its flush waits for pg %v", b.pg)
 		}
 	}
 	return on
