@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -303,20 +302,24 @@ func (b *settling) file(in *inode) {
 	if at != nil && at.dir != nil && at.dir.loaded {
 		dn = at.dir.names[back.Name]
 	}
-	if dn == nil || dn.ino != in.ino() {
+	if dn == nil || dn.kind != dnRemote || dn.ino != in.ino() {
 		if at != nil && at.dir != nil && at.dir.complete {
-			r.logf(LogError, "%v lists a name %v/%q that does not lead to it: it is counted nowhere", in, back.Dir, back.Name)
+			r.uncounted(in)
 			return
 		}
 		r.seekNest(in.ino())
 		return
 	}
-	must.Holdf(dn.kind == dnRemote, "%v is the home of %v, which lists it as another name", dn, in)
 	e := b.entry()
 	dn.dir.hdr.take(dn.counted())
 	r.charge(dn, in)
 	e.dentry(dn)
 	e.dentry(in.home)
+}
+
+// uncounted gives up on a file whose first name is nowhere: damage, which fsck finds.
+func (r *Rank) uncounted(in *inode) {
+	r.logf(LogError, "%v lists a first name %v/%q that does not lead to it: it is counted nowhere", in, in.rec.Backs[0].Dir, in.rec.Backs[0].Name)
 }
 
 // entry is the one under way; a long batch takes several.
@@ -432,8 +435,12 @@ func (r *Rank) readNest(in *inode) {
 		return
 	}
 	r.openByIno(in.rec.Backs[0].Dir, func(up *inode) {
-		if up == nil || !up.isDir() {
-			done()
+		if up == nil || !up.isDir() || len(in.rec.Backs) == 0 {
+			if len(in.rec.Backs) > 0 {
+				r.uncounted(in)
+			}
+			r.unpinInode(in)
+			r.sought(in.ino(), nil)
 			return
 		}
 		r.whenComplete(r.dirOf(up), done)
@@ -455,6 +462,7 @@ func (r *Rank) sought(ino wire.Ino, in *inode) {
 			r.owesIfDifferent(in)
 		} else {
 			r.owes(in)
+			n.due = r.now // before the directory with its name can leave the cache
 		}
 	}
 	r.seekMore()

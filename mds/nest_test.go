@@ -263,3 +263,30 @@ func TestVirtualXattrsThatAreNot(t *testing.T) {
 	c.fails(&wire.Request{Op: wire.OpGetvxattr, Ino: root, Xname: "ceph.dir.nonsense"}, eNODATA)
 	c.fails(&wire.Request{Op: wire.OpSetxattr, Ino: root, Xname: "ceph.dir.rbytes", Xval: []byte("1")}, eOPNOTSUPP)
 }
+
+// Damage of back-pointers on disk is no reason to fall: a rename of a name that its inode does not
+// list mends the list, and a first name that is nowhere is told of once, not looked for for ever.
+func TestSumsBearWrongBackPointers(t *testing.T) {
+	w := newWorld(t, 5)
+	c := w.client()
+	d := c.mkdir(root, "d")
+	f := c.create(root, "f")
+	c.must(&wire.Request{Op: wire.OpLink, Ino: d, Name: "g", Other: f})
+	w.quiet()
+	in := w.r.inodes[f]
+	w.r.cfg.Check = false // this is damage
+	good := in.rec.Backs
+	in.rec.Backs = good[:1]
+	c.must(&wire.Request{Op: wire.OpRename, Ino: d, Name: "g", NewDir: d, NewName: "h"})
+	if len(in.rec.Backs) != 2 || in.rec.Backs[1] != (backRec{Dir: d, Name: "h"}) {
+		t.Fatalf("%+v", in.rec.Backs)
+	}
+	for _, bad := range []backRec{{Dir: d, Name: "nobody"}, {Dir: 1<<40 + 12345, Name: "x"}} {
+		in.rec.Backs = []backRec{bad}
+		w.r.owes(in)
+		w.until("given up", func() bool { return len(w.r.nest.owing)+len(w.r.nest.seek) == 0 })
+		if in.owes || in.pins != 0 {
+			t.Fatalf("owes %v, %d pins", in.owes, in.pins)
+		}
+	}
+}
