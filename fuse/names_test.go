@@ -168,7 +168,9 @@ func starve(t *testing.T, m *mounted, op wire.Op, before func(), prog string, ar
 	must(t, busy.Start())
 	t.Cleanup(func() { busy.Process.Kill(); busy.Wait() })
 	must(t, unix.SchedSetaffinity(busy.Process.Pid, &cpus))
-	must(t, unix.Setpriority(unix.PRIO_PROCESS, busy.Process.Pid, -20))
+	if err := unix.Setpriority(unix.PRIO_PROCESS, busy.Process.Pid, -20); err != nil {
+		t.Skip("needs to raise a priority: ", err)
+	}
 	before()
 	release()
 	if !fakerank.Wait(func() bool { b, _ := os.ReadFile(procOf(pid, "stat")); return len(b) == 0 || stateIn(b) == 'R' }) {

@@ -13,7 +13,7 @@ import (
 // TestLockcert runs the conformance kit on two mounts, shortly; CAPSTAN_REAL gives its races a
 // minute more.
 func TestLockcert(t *testing.T) {
-	c := harness.Up(t)
+	c := harness.Up(t, harness.Limit(15*time.Minute)) // 80 checks of several processes: four minutes on a machine with ten times its work
 	cfg := lockcert.Config{Dirs: []string{c.Mount(), c.Mount()}, Worker: []string{harness.Binary(t), lockcert.Verb},
 		Slice: 40 * time.Millisecond, Grace: 15 * time.Millisecond}
 	if long() {
