@@ -46,6 +46,7 @@ var (
 	rounds   = flag.Int("rounds", 3, "rounds; the median counts")
 	depth    = flag.Int("depth", 16, "large operations in flight")
 	cpuacct  = flag.String("cpuacct", "", "cpuacct.usage of a control group with the OSDs and this program")
+	only     = flag.String("only", "large,small", "rows: large, small or both")
 	asJSON   = flag.Bool("json", false, "as JSON")
 )
 
@@ -69,21 +70,33 @@ func main() {
 	}
 	t := &table{rows: map[string][]sample{}}
 	for range *rounds {
-		for _, x := range targets {
-			t.add(x, "write 4 MiB", stream(x, func(off int64, p []byte) error { return x.write(off, p, false) }, true))
+		if strings.Contains(*only, "large") {
+			t.large(targets)
 		}
-		for _, x := range targets {
-			dropCaches()
-			t.add(x, "read 4 MiB cold", stream(x, x.read, false))
-			t.add(x, "read 4 MiB warm", stream(x, x.read, false))
-		}
-		for _, writers := range []int{1, 16} {
-			for _, x := range targets {
-				t.add(x, fmt.Sprintf("durable 4 KiB, %d writers", writers), durable(x, writers))
-			}
+		if strings.Contains(*only, "small") {
+			t.small(targets)
 		}
 	}
 	t.print(targets)
+}
+
+func (t *table) large(targets []target) {
+	for _, x := range targets {
+		t.add(x, "write 4 MiB", stream(x, func(off int64, p []byte) error { return x.write(off, p, false) }, true))
+	}
+	for _, x := range targets {
+		dropCaches()
+		t.add(x, "read 4 MiB cold", stream(x, x.read, false))
+		t.add(x, "read 4 MiB warm", stream(x, x.read, false))
+	}
+}
+
+func (t *table) small(targets []target) {
+	for _, writers := range []int{1, 16} {
+		for _, x := range targets {
+			t.add(x, fmt.Sprintf("durable 4 KiB, %d writers", writers), durable(x, writers))
+		}
+	}
 }
 
 // sample is one row of one round.
