@@ -111,7 +111,7 @@ type Event struct {
 	Tid  wire.Tid
 	Msg  wire.Message
 	Data []byte
-	Lent bool // Data is valid until Step returns; only for a *wire.Repl, and a Store that keeps none of it
+	Lent bool // Data is valid until Step returns; only for a *wire.Repl of fewer bytes than LendBelow, and a Store that keeps none of it
 	Map  *clustermap.OSDMap
 	PG   wire.PGID
 	Seq  uint64
@@ -150,7 +150,7 @@ type Effects struct {
 	Proposals []Proposal
 	Failures  []wire.OSDID // silent peers, to be reported to the monitors
 	Slow      []SlowOp     // for the log
-	Free      [][]byte     // of Event.Data: every replica has it and no message refers to it any more
+	Free      [][]byte     // of Event.Data: it is durable, and no message refers to it any more
 	WantEpoch wire.Epoch   // fetch a map at least this new; 0: none wanted
 }
 
@@ -405,7 +405,7 @@ func (o *OSD) peerMsg(ev *Event) {
 	}
 	switch m := ev.Msg.(type) {
 	case *wire.Repl:
-		p.onRepl(from, ev.From, m, ev.Data)
+		p.onRepl(from, ev.From, m, ev.Data, !ev.Lent)
 	case *wire.ReplAck:
 		p.onAck(from, m)
 	case *wire.Recon:

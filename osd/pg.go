@@ -47,6 +47,7 @@ type waiter struct {
 type mark struct {
 	seq     uint64
 	version wire.Version
+	data    []byte // a member's: the store reads it until the transaction is durable
 }
 
 // pg is one placement group at one OSD.
@@ -161,7 +162,7 @@ func (p *pg) submit(t *Txn) {
 	t.PG = p.id
 	p.seq++
 	seq, id, stored := p.seq, p.id, p.o.cfg.Stored
-	p.marks = append(p.marks, mark{seq, p.last})
+	p.marks = append(p.marks, mark{seq: seq, version: p.last})
 	p.o.store.Submit(t, func(err error) { stored(id, seq, err) })
 }
 
@@ -171,6 +172,9 @@ func (p *pg) stored(seq uint64) {
 	n := 0
 	for n < len(p.marks) && p.marks[n].seq <= seq {
 		p.durable = p.marks[n].version
+		if d := p.marks[n].data; len(d) > 0 {
+			p.o.eff.Free = append(p.o.eff.Free, d)
+		}
 		n++
 	}
 	p.marks = slices.Delete(p.marks, 0, n)

@@ -69,7 +69,8 @@ func (p *pg) sendEntries(q *peer) {
 }
 
 // onRepl is the replica's side of §4.4.
-func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []byte) {
+func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []byte, own bool) {
+	whole := data
 	if p.role == roleLearner && !p.learn.started {
 		return
 	}
@@ -137,6 +138,9 @@ func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []by
 	if len(t.Append) > 0 {
 		p.trim(&t)
 		p.submit(&t)
+		if own && p.role == roleMember {
+			p.marks[len(p.marks)-1].data = whole
+		}
 	}
 }
 

@@ -2,6 +2,9 @@ package osd
 
 import "github.com/capstan-fs/capstan/wire"
 
+// LendBelow is the size from which a store may still read what it was given after Submit.
+const LendBelow = 32 << 10
+
 // Store keeps the PGs of one OSD: objects, log and a few named values per PG. osd/server/store
 // is the real one (helper contract: one write-ahead log, group commit), MemStore the one of
 // tests and sim.
@@ -12,9 +15,9 @@ import "github.com/capstan-fs/capstan/wire"
 // store succeeds: the OSD stops. A crash keeps, for each PG, a prefix of what was submitted,
 // at least everything that was done, and every transaction whole or not at all.
 //
-// Byte slices handed in are never changed by the caller afterwards, but for one kind: a store
-// that a shell lends to (Event.Lent) has read the Data of an ObjTxn's steps, and keeps none of
-// it, when Submit returns. Slices handed out are never changed by the store. All methods may be called from several goroutines; Submit calls
+// Byte slices handed in are not changed by the caller before done, and but for the Data of an
+// ObjTxn's steps never. A store that a shell lends to (Event.Lent) has read steps of fewer bytes
+// than LendBelow, and keeps none of them, when Submit returns. Slices handed out are never changed by the store. All methods may be called from several goroutines; Submit calls
 // of one PG are ordered by the caller.
 type Store interface {
 	// UUID is drawn when the store is made and names it for ever (rule R1). Fresh reports that

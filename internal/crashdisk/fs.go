@@ -52,6 +52,10 @@ func (d roFS) Remove(name string) error {
 	return &fs.PathError{Op: "remove", Path: d.path(name), Err: fs.ErrPermission}
 }
 
+func (d roFS) OpenDirect(name string) (File, error) {
+	return nil, &fs.PathError{Op: "open", Path: d.path(name), Err: fs.ErrPermission}
+}
+
 type osFS string
 
 func (d osFS) path(name string) string { return filepath.Join(string(d), name) }
@@ -62,6 +66,10 @@ func (d osFS) Create(name string) (File, error) {
 }
 func (d osFS) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
 func (d osFS) Remove(name string) error     { return os.Remove(d.path(name)) }
+
+// OpenDirect opens a file to be written past the page cache (O_DIRECT): bytes, memory and place
+// in multiples of the device's blocks. An error where the file system cannot.
+func (d osFS) OpenDirect(name string) (File, error) { return d.open(name, os.O_WRONLY|unix.O_DIRECT) }
 
 func (d osFS) open(name string, flags int) (File, error) {
 	f, err := os.OpenFile(d.path(name), flags, 0o600)

@@ -442,7 +442,7 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 				continue
 			}
 			_, repl := f.Msg.(*wire.Repl)
-			if ev.Lent = repl && h.d.cfg.Opened == nil; ev.Lent {
+			if ev.Lent = repl && len(f.Data) < osd.LendBelow && h.d.cfg.Opened == nil; ev.Lent {
 				ev.Data = f.Data // most of what a member gets; it is in the store when Step returns
 			} else {
 				ev.Data = f.Retain()

@@ -122,6 +122,10 @@ func (s *Store) buffer(o *object, i uint32, whole bool) *buf {
 		case r.phys == 0:
 			clear(b.b[:])
 		default:
+			if d := s.inFlight(r.phys); d != nil {
+				copy(b.b[:], d)
+				break
+			}
 			bad, _ := s.data.read(b.b[:], []ref{r})
 			b.bad = bad >= 0
 		}

@@ -74,6 +74,9 @@ func (s *Store) baseIsGood(o *object, i uint32) bool {
 	if r.phys == 0 || s.findBase(r.phys) >= 0 {
 		return true
 	}
+	if s.inFlight(r.phys) != nil {
+		return true
+	}
 	b := s.newBuf()
 	if bad, _ := s.data.read(b.b[:], []ref{r}); bad >= 0 {
 		s.spareBufs = append(s.spareBufs, b)

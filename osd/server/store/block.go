@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"io"
 	"sync/atomic"
+	"syscall"
+	"unsafe"
 
 	"github.com/capstan-fs/capstan/internal/crashdisk"
 	"github.com/capstan-fs/capstan/wire"
@@ -112,8 +114,9 @@ func makeBlockFile(f crashdisk.File, id wire.UUID, size int64) error {
 
 // blockFile is the data. Every block is read with the checksum that its reference carries.
 type blockFile struct {
-	f   crashdisk.File
-	bad atomic.Uint64
+	f      crashdisk.File
+	direct crashdisk.File // past the page cache; nil: there is no such way
+	bad    atomic.Uint64
 }
 
 // ref is where a block's durable content lies; phys 0 is a hole.
@@ -157,6 +160,29 @@ func (b *blockFile) read(dst []byte, refs []ref) (bad int, err error) {
 func (b *blockFile) write(e extent, p []byte) error {
 	_, err := b.f.WriteAt(p, int64(e.phys)*BlockBytes)
 	return err
+}
+
+// openDirect looks for a way past the page cache: a large write is then copied once less, and
+// does not push out what is read. Without one everything works the same.
+func (b *blockFile) openDirect(fs crashdisk.FS) {
+	if d, ok := fs.(interface {
+		OpenDirect(string) (crashdisk.File, error)
+	}); ok {
+		if f, err := d.OpenDirect(blockName); err == nil {
+			b.direct = f
+		}
+	}
+}
+
+// writeDirect is write, past the page cache if the system takes these bytes so.
+func (b *blockFile) writeDirect(e extent, p []byte) error {
+	if b.direct != nil && uintptr(unsafe.Pointer(&p[0]))%BlockBytes == 0 {
+		_, err := b.direct.WriteAt(p, int64(e.phys)*BlockBytes)
+		if !errors.Is(err, syscall.EINVAL) { // the device has larger blocks than ours
+			return err
+		}
+	}
+	return b.write(e, p)
 }
 
 // blocksOf is the number of blocks that n bytes take.

@@ -96,13 +96,15 @@ func (s *Store) commitLoop() {
 			s.work.Wait()
 			continue
 		}
-		// Every direct write of these records was handed over before they were logged; its
-		// bytes must be durable before the record can be.
-		direct := s.direct
+		// Every large write of these records was launched before they were logged; its bytes
+		// must be durable before the record can be.
+		began, direct := time.Now(), s.launched
 		syncData := s.synced < direct
+		err := s.awaitLanding(direct)
 		s.mu.Unlock()
-		began := time.Now()
-		err := s.commit(off, b, syncData)
+		if err == nil {
+			err = s.commit(off, b, syncData)
+		}
 		took := time.Since(began)
 		s.mu.Lock()
 		s.count.CommitTook.Add(int64(took))

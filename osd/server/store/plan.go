@@ -173,24 +173,6 @@ func (pl *plan) place() {
 	}
 }
 
-// write hands the direct bytes to the block file, side by side blocks at once.
-func (pl *plan) write(f *blockFile) error {
-	for i := range pl.ops {
-		o := &pl.ops[i]
-		for a := 0; a < len(o.refs); {
-			b := a + 1
-			for b < len(o.refs) && o.refs[b].phys == o.refs[a].phys+uint32(b-a) {
-				b++
-			}
-			if err := f.write(extent{o.refs[a].phys, uint32(b - a)}, o.data[a*BlockBytes:b*BlockBytes]); err != nil {
-				return fmt.Errorf("%s: %w", blockName, err)
-			}
-			a = b
-		}
-	}
-	return nil
-}
-
 // objOps are the steps on object k.
 func (pl *plan) objOps(k int) []op {
 	from := 0

@@ -125,6 +125,8 @@ func (s *Store) Read(pg wire.PGID, name string, off uint64, dst []byte) (int, er
 			copyBlock(dst, off, i, b.b[:])
 		} else if r.phys == 0 {
 			copyBlock(dst, off, i, zeroes[:])
+		} else if b := s.inFlight(r.phys); b != nil {
+			copyBlock(dst, off, i, b)
 		} else if k := len(todo) - 1; k >= 0 && todo[k].block+uint32(len(todo[k].refs)) == i && todo[k].refs[len(todo[k].refs)-1].phys+1 == r.phys {
 			todo[k].refs = append(todo[k].refs, r)
 		} else {

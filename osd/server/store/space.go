@@ -95,7 +95,7 @@ func (s *Store) gather(o *object) {
 	room := s.o.DirtyBytes/2 - s.dirtyBufs*BlockBytes
 	if o.exists && int(o.used)*BlockBytes <= room && s.avail() >= o.used+s.reserveBlocks() && s.failed == nil && !s.closing {
 		for i, r := range o.refs {
-			if r.phys != 0 && o.bufs[uint32(i)] == nil {
+			if r.phys != 0 && o.bufs[uint32(i)] == nil && s.inFlight(r.phys) == nil {
 				todo = append(todo, block{i: uint32(i), r: r, b: s.newBuf()})
 			}
 		}

@@ -45,7 +45,7 @@ type Options struct {
 	DirtyBytes    int            // small writes held in memory; Submit waits beyond it; default 16 MiB
 	DirtyObjects  int            // changed objects and keys that start a checkpoint; default 4096
 	CacheObjects  int            // unchanged object records kept in memory; default 16384
-	DirectBytes   int            // whole blocks of at least this many bytes go straight to the block file; default 32 KiB
+	DirectBytes   int            // whole blocks of at least this many bytes go straight to the block file, and are read after Submit; default and least for an OSD osd.LendBelow
 	MaxRuns       int            // an object in more pieces than that is put together (space.go); default 64
 	CheckpointMax time.Duration  // a checkpoint at least this often while something changed; default 5 s, < 0: never
 	FS            crashdisk.FS   // default: the directory itself
@@ -71,7 +71,7 @@ func (o *Options) fill(dir string) {
 	def(&o.DirtyObjects, 4096)
 	def(&o.CacheObjects, 16384)
 	o.CacheObjects = max(o.CacheObjects, 16)
-	def(&o.DirectBytes, 32<<10)
+	def(&o.DirectBytes, osd.LendBelow)
 	def(&o.MaxRuns, 64)
 	if o.CheckpointMax == 0 {
 		o.CheckpointMax = 5 * time.Second
@@ -100,7 +100,9 @@ type Store struct {
 
 	mu   sync.Mutex
 	work sync.Cond // for committers: runs are queued, deliveries wait, closing
-	room sync.Cond // for Submit and the checkpointer: a commit or a checkpoint ended
+	room sync.Cond // for Submit and the checkpointer: a commit, a checkpoint or a flight ended
+	fly  sync.Cond // for flyers: a flight waits, closing
+	down sync.Cond // for committers: a flight has landed
 
 	pgs      map[wire.PGID]*pgState
 	lru      list
@@ -110,9 +112,7 @@ type Store struct {
 	deadOmap []uint64 // omaps that no object has any more; their pairs go with the next checkpoint
 
 	alloc    *allocator
-	logHeld  int64    // log bytes of transactions on their way through Submit
 	reserved uint32   // blocks promised to dirty buffers
-	held     uint32   // blocks promised to transactions on their way through Submit
 	freed    []extent // referenced by the last checkpoint or the log: free after the next checkpoint
 	nfreed   uint32
 
@@ -121,8 +121,11 @@ type Store struct {
 
 	w         *journal.Writer
 	header    journal.Header // as the last checkpoint stored it
-	direct    uint64         // direct writes whose bytes were handed to the block file
-	synced    uint64         // of those, how many are on stable storage
+	flights   []*flight      // large writes that have not landed, or not all before them
+	aloft     int            // bytes of those that have not
+	launched  uint64         // flights so far
+	landed    uint64         // of those, so many from the first are in the block file
+	synced    uint64         // and so many on stable storage
 	waiting   []completion   // submitted, in log order
 	ready     []completion   // to be told, in log order
 	telling   bool
@@ -161,7 +164,7 @@ type Counters struct {
 	BadBlocks   uint64
 	Punched     uint64     // bytes of the block file given back to the file system
 	Moved       uint64     // bytes written anew to put a scattered object together
-	CommitTook  watch.Hist // a write of the log with its fdatasync
+	CommitTook  watch.Hist // a write of the log with its fdatasync, and with the large writes that it waits for
 }
 
 // Open opens the store in dir, or makes one when the directory is empty and o.Create is set.
@@ -196,7 +199,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, kick: make(chan struct{}, 1), stop: make(chan struct{})}
-	s.work.L, s.room.L = &s.mu, &s.mu
+	s.work.L, s.room.L, s.fly.L, s.down.L = &s.mu, &s.mu, &s.mu, &s.mu
 	s.omap = newOmapTree()
 	if s.uuid, err = sp.uuid(); err != nil {
 		return nil, err
@@ -239,7 +242,11 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if err = s.recover(); err != nil {
 		return nil, err
 	}
-	s.wg.Add(3)
+	s.data.openDirect(o.FS)
+	s.wg.Add(3 + maxFlyers)
+	for range maxFlyers {
+		go s.flyLoop()
+	}
 	go s.commitLoop()
 	go s.commitLoop()
 	go s.checkpointLoop()
@@ -278,8 +285,8 @@ func (s *Store) Space() (total, used uint64) {
 
 // avail is how many blocks can still be promised. Caller holds mu.
 func (s *Store) avail() uint32 {
-	if p := s.reserved + s.held; p < s.alloc.free {
-		return s.alloc.free - p
+	if s.reserved < s.alloc.free {
+		return s.alloc.free - s.reserved
 	}
 	return 0
 }
@@ -313,6 +320,7 @@ func (s *Store) fail(err error) {
 	s.waiting = nil
 	s.work.Broadcast()
 	s.room.Broadcast()
+	s.down.Broadcast()
 }
 
 // Checkpoint brings the metadata database up to date and gives freed blocks back.
@@ -350,6 +358,7 @@ func (s *Store) Close() error {
 	s.closing = true
 	s.work.Broadcast()
 	s.room.Broadcast()
+	s.fly.Broadcast()
 	s.mu.Unlock()
 	close(s.stop)
 	s.wg.Wait()
@@ -361,7 +370,7 @@ func (s *Store) closeFiles() error {
 	if s.meta != nil {
 		errs = append(errs, s.meta.close())
 	}
-	for _, f := range []crashdisk.File{s.data.f, s.wal.f} {
+	for _, f := range []crashdisk.File{s.data.f, s.data.direct, s.wal.f} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

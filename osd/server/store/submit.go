@@ -10,8 +10,8 @@ import (
 
 // Submit applies t at once for every later read and calls done when it is durable, never from
 // inside Submit, in the order of the log. It waits while too much is held in memory or in the
-// log, until a checkpoint has made room; nothing that done does can be in the way of that.
-// Bytes that go straight to the block file are handed over before it returns.
+// log or is on its way to the block file, until there is room; nothing that done does can be in
+// the way of that. Bytes that go straight to the block file are read after it has returned.
 func (s *Store) Submit(t *osd.Txn, done func(error)) {
 	pl := plans.Get().(*plan)
 	defer pl.release()
@@ -25,17 +25,7 @@ func (s *Store) Submit(t *osd.Txn, done func(error)) {
 	if err == nil && pl.direct > 0 {
 		pl.extents = s.alloc.alloc(pl.extents, uint32(pl.direct))
 		pl.place()
-		s.held += uint32(pl.small)
-		s.logHeld += s.logBytes(pl)
-		s.mu.Unlock()
-		err = pl.write(&s.data)
-		s.mu.Lock()
-		s.held -= uint32(pl.small)
-		s.logHeld -= s.logBytes(pl)
-		s.direct++
-		if err == nil {
-			err = s.failed
-		}
+		s.launch(pl)
 	}
 	if err == nil {
 		err = s.pg(t.PG).checkLog(t)
@@ -113,7 +103,11 @@ func (s *Store) admit(pl *plan) error {
 		if s.closing {
 			return ErrClosed
 		}
-		if s.logBytes(pl)+s.logHeld > s.wal.ring.Room(s.header.Expire.Pos, s.w.End(), s.o.Limits) ||
+		if s.aloft > 0 && s.aloft+pl.direct*BlockBytes > maxAloft {
+			s.room.Wait()
+			continue
+		}
+		if s.logBytes(pl) > s.wal.ring.Room(s.header.Expire.Pos, s.w.End(), s.o.Limits) ||
 			(s.dirtyBufs+len(s.frozen)) > 0 && (s.dirtyBufs+len(s.frozen)+pl.small)*BlockBytes > s.o.DirtyBytes ||
 			s.dirtyKeys > 4*s.o.DirtyObjects {
 			s.askCheckpoint()
