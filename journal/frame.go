@@ -109,5 +109,8 @@ type Limits struct {
 // DefaultLimits suit a rank's journal and a store's WAL.
 var DefaultLimits = Limits{Run: 1 << 20, Record: 4 << 20}
 
+// Ahead is how many bytes the longest frame takes.
+func (l Limits) Ahead() int { return FrameBytes(l.Record) }
+
 // Window is how many bytes past the durable end a writer can have touched: two runs.
 func (l Limits) Window() int { return 2 * max(l.Run, FrameBytes(l.Record)) }

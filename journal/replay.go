@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // ReadFunc returns up to max bytes at off. Fewer, or none, means that nothing is stored
@@ -40,31 +41,63 @@ const readChunk = 256 << 10
 // ends. An error of fn ends it and is returned as it is. See the package comment for what
 // ends a log and what is corruption.
 func Replay(read ReadFunc, h Header, lim Limits, fn func(Record) error) (End, error) {
-	r := reader{read: read, pos: h.Expire.Pos}
-	end := End{Mark: h.Expire}
-	for {
-		b, err := r.frame(lim)
+	return NewReplayer(read, h, lim).Finish(fn)
+}
+
+// Replayer is Replay in pieces, for a reader that gets the log in pieces and has other things
+// to do between them.
+type Replayer struct {
+	r    reader
+	h    Header
+	lim  Limits
+	end  End
+	over bool // at end no frame follows
+}
+
+// NewReplayer begins at h.Expire.
+func NewReplayer(read ReadFunc, h Header, lim Limits) *Replayer {
+	return &Replayer{r: reader{read: read, pos: h.Expire.Pos}, h: h, lim: lim, end: End{Mark: h.Expire}}
+}
+
+// Pos is where the next record would begin: nothing before it is read again.
+func (p *Replayer) Pos() Pos { return p.end.Pos }
+
+// Until calls fn for the records that begin before limit. The log must be there up to
+// Limits.Ahead bytes behind limit, or its end will be seen too early.
+func (p *Replayer) Until(limit Pos, fn func(Record) error) error {
+	for !p.over && p.end.Pos < limit {
+		b, err := p.r.frame(p.lim)
 		if err != nil {
-			return end, fmt.Errorf("journal: read at %d: %w", r.pos, err)
+			return fmt.Errorf("journal: read at %d: %w", p.r.pos, err)
 		}
 		f, ok := parse(b)
-		if !ok || !h.admits(f, end.Mark, lim) || !f.intact(b) {
-			break
+		if !ok || !p.h.admits(f, p.end.Mark, p.lim) || !f.intact(b) {
+			p.over = true
+			return nil
 		}
-		next := end.Pos + Pos(FrameBytes(int(f.length)))
-		rec := Record{Pos: end.Pos, End: next, Seq: f.seq, Inc: f.inc, Data: b[HeaderBytes : HeaderBytes+int(f.length)]}
+		next := p.end.Pos + Pos(FrameBytes(int(f.length)))
+		rec := Record{Pos: p.end.Pos, End: next, Seq: f.seq, Inc: f.inc, Data: b[HeaderBytes : HeaderBytes+int(f.length)]}
 		if err := fn(rec); err != nil {
-			return end, err
+			return err
 		}
-		end.Mark = Mark{Pos: next, Seq: f.seq + 1, Inc: f.inc}
-		end.Durable = max(end.Durable, f.durable)
-		end.Records++
-		r.skip(FrameBytes(int(f.length)))
+		p.end.Mark = Mark{Pos: next, Seq: f.seq + 1, Inc: f.inc}
+		p.end.Durable = max(p.end.Durable, f.durable)
+		p.end.Records++
+		p.r.skip(FrameBytes(int(f.length)))
 	}
-	if h.Durable > end.Pos {
-		return end, &HoleError{At: end.Pos, Durable: h.Durable, Witness: "the header"}
+	return nil
+}
+
+// Finish calls fn for the rest, all of which is there now, and returns where the log ends.
+func (p *Replayer) Finish(fn func(Record) error) (End, error) {
+	if err := p.Until(math.MaxInt64, fn); err != nil {
+		return p.end, err
 	}
-	w, err := beyond(read, end.Pos, lim)
+	end := p.end
+	if p.h.Durable > end.Pos {
+		return end, &HoleError{At: end.Pos, Durable: p.h.Durable, Witness: "the header"}
+	}
+	w, err := beyond(p.r.read, end.Pos, p.lim)
 	if err != nil {
 		return end, fmt.Errorf("journal: read behind the end at %d: %w", end.Pos, err)
 	}

@@ -13,8 +13,8 @@ import (
 
 // Start of a rank: replay → reconnect → clientreplay → active (section 6).
 //
-// The journal is read whole into memory (segments keep it small), applied by record versions
-// to a cache that knows nothing else, what lies past its end is wiped, a header with this
+// The journal is read piece by piece and applied as it comes, so that neither memory nor a step
+// grows with it, by record versions to a cache that knows nothing else. What lies past its end is wiped, a header with this
 // incarnation is written, and only then is anything appended. No dirfrag is read by the
 // replay itself: directories it mentions stay incomplete, their inodes stubs, until asked for.
 
@@ -31,9 +31,7 @@ const (
 type replayState struct {
 	header    journal.Header
 	found     bool // a header existed
-	chunks    map[journal.Pos][]byte
-	next      journal.Pos
-	absent    int
+	reader    journalReader
 	end       journal.End
 	held      []heldMsg // requests that came before the rank was active
 	running   bool
@@ -46,8 +44,6 @@ type heldMsg struct {
 	m *wire.Request
 }
 
-const replayRead = 1 << 20 // bytes per read; divides journal.ObjectBytes
-
 func (r *Rank) setState(s clustermap.RankState) {
 	if s != r.state {
 		r.logf(LogInfo, "rank %d: state %d", r.cfg.Rank, s)
@@ -58,7 +54,7 @@ func (r *Rank) setState(s clustermap.RankState) {
 func (r *Rank) start() {
 	must.Holdf(r.replay == nil && r.jw == nil, "rank started twice")
 	r.setState(stateReplay)
-	r.replay = &replayState{chunks: map[journal.Pos][]byte{}}
+	r.replay = &replayState{}
 	r.makeBase()
 	r.object(0, r.journalHead(), []wire.ObjOp{{Kind: wire.ObjRead, Len: journal.EncodedHeader}}, func(e uint32, res []wire.ObjResult) {
 		rp := r.replay
@@ -76,80 +72,8 @@ func (r *Rank) start() {
 			return
 		}
 		rp.header, rp.found = h, true
-		rp.next = h.Expire.Pos / replayRead * replayRead
-		r.readJournal()
+		r.readJournal(h)
 	})
-}
-
-// readJournal reads on until nothing is there for a whole window.
-func (r *Rank) readJournal() {
-	rp := r.replay
-	at := rp.next
-	obj := wire.ObjectID{Pool: r.cfg.MetaPool, Name: journal.ObjectName(r.journalPrefix(), uint64(at)/journal.ObjectBytes)}
-	ops := []wire.ObjOp{{Kind: wire.ObjRead, Off: uint64(at) % journal.ObjectBytes, Len: replayRead}}
-	r.object(0, obj, ops, func(e uint32, res []wire.ObjResult) {
-		n := 0
-		switch {
-		case errno(e) == eNOENT:
-		case e != 0 || len(res) != 1:
-			r.damaged(fmt.Errorf("mds: read journal at %d: errno %d", at, e))
-			return
-		default:
-			n = len(res[0].Data)
-			rp.chunks[at] = res[0].Data
-		}
-		rp.next += replayRead
-		if n > 0 {
-			rp.absent = 0
-		} else {
-			rp.absent += replayRead
-		}
-		if rp.absent > journal.DefaultLimits.Window()+replayRead {
-			r.applyJournal()
-			return
-		}
-		r.readJournal()
-	})
-}
-
-func (r *Rank) applyJournal() {
-	rp := r.replay
-	read := func(off journal.Pos, n int) ([]byte, error) {
-		var out []byte
-		for len(out) < n {
-			at := off / replayRead * replayRead
-			c := rp.chunks[at]
-			skip := int(off - at)
-			if skip >= len(c) {
-				break
-			}
-			part := c[skip:min(len(c), skip+n-len(out))]
-			out = append(out, part...)
-			off += journal.Pos(len(part))
-			if skip+len(part) < replayRead {
-				break
-			}
-		}
-		return out, nil
-	}
-	end, err := journal.Replay(read, rp.header, journal.DefaultLimits, func(rec journal.Record) error {
-		e, err := decodeEntry(rec.Data)
-		if err != nil {
-			return err
-		}
-		if err := r.applyEntry(e, journal.Mark{Pos: rec.Pos, Seq: rec.Seq, Inc: rec.Inc}, rec.End); err != nil {
-			return fmt.Errorf("mds: journal entry at %d: %w", rec.Pos, err)
-		}
-		return nil
-	})
-	if err != nil {
-		r.damaged(err)
-		return
-	}
-	rp.chunks = nil
-	r.recallPurged()
-	r.recallOwing()
-	r.replayed(end)
 }
 
 // recallPurged finds the inodes whose purge the journal ends: the index may have their lines

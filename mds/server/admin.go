@@ -29,7 +29,7 @@ func (d *Daemon) Register(reg *admin.Registry) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		st := map[string]any{"name": d.cfg.Name, "addr": d.self.Addr, "instance": d.self.Instance.String(), "rank": d.num,
-			"state": d.state.String(), "lease_ms": (d.lease - now()) / 1e6, "shell": d.stats}
+			"state": d.state.String(), "lease_ms": (d.lease.Load() - now()) / 1e6, "shell": d.stats}
 		if d.rank != nil {
 			st["core"] = d.rank.Counts()
 			st["memory"] = d.rank.Memory()
@@ -87,7 +87,7 @@ type Waits struct {
 
 // waits is called with mu held and a rank.
 func (d *Daemon) waits(name string) (w Waits, err error) {
-	w = Waits{Daemon: "mds." + d.cfg.Name, Rank: int32(d.num), State: d.state.String(), LeaseMs: (d.lease - now()) / 1e6, Held: len(d.held),
+	w = Waits{Daemon: "mds." + d.cfg.Name, Rank: int32(d.num), State: d.state.String(), LeaseMs: (d.lease.Load() - now()) / 1e6, Held: len(d.held),
 		Journal: d.rank.Journal(), Objects: d.obj.Open(1000)}
 	if name == "" {
 		w.Waits = d.rank.Why()
@@ -129,7 +129,7 @@ func (d *Daemon) Metrics() (m Metrics) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m.State, m.Rank, m.Held, m.Shell = d.state.String(), int32(d.num), len(d.held), d.stats
-	m.LeaseMs, m.Journal = (d.lease-now())/1e6, d.journalTook
+	m.LeaseMs, m.Journal = (d.lease.Load()-now())/1e6, d.journalTook
 	if d.rank != nil {
 		m.Counts, m.Gauges, m.Latency, m.Moves = d.rank.Counts(), d.rank.Gauges(), *d.rank.Latency(), d.rank.LockMoves()
 	}

@@ -15,6 +15,10 @@ import (
 
 // beacons tells the monitors every second that we live and in which state we are. The ack
 // extends the rank lease, counted from when the beacon was sent.
+//
+// It does not wait for the core: a step that takes long (a directory of a million names, a
+// starved machine) is no reason to be replaced, and a successor would take as long. Only a core
+// that does not come back from a step for stuckAfter is taken for dead.
 func (d *Daemon) beacons() {
 	defer d.wg.Done()
 	var seq uint64
@@ -34,15 +38,43 @@ func (d *Daemon) beacons() {
 	}
 }
 
-func (d *Daemon) beacon(seq uint64, sent int64) {
-	d.mu.Lock()
-	m := &wire.MDSBeacon{Seq: seq, Name: d.cfg.Name, Instance: d.self.Instance, Addr: d.self.Addr, Rank: d.num, State: uint8(d.reported())}
-	if d.rank != nil {
-		m.Subtrees = uint32(d.rank.Owned())
+const (
+	lockPatience = 50 * time.Millisecond // the core's news is waited for so long
+	stuckAfter   = 30 * time.Second
+)
+
+// word is what the next beacon says, nil: nothing any more. While the core is busy it is what
+// the last one said.
+func (d *Daemon) word(seq uint64) *wire.MDSBeacon {
+	for end := time.Now().Add(lockPatience); !d.mu.TryLock(); {
+		if time.Now().Before(end) {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if d.said != nil && time.Since(d.saidAt) < stuckAfter {
+			m := *d.said
+			m.Seq = seq
+			return &m
+		}
+		d.mu.Lock()
+		break
 	}
-	ended := d.ended || d.stopping && d.rank == nil
-	d.mu.Unlock()
-	if ended {
+	defer d.mu.Unlock()
+	d.saidAt = time.Now()
+	if d.ended || d.stopping && d.rank == nil {
+		d.said = nil
+		return nil
+	}
+	d.said = &wire.MDSBeacon{Seq: seq, Name: d.cfg.Name, Instance: d.self.Instance, Addr: d.self.Addr, Rank: d.num, State: uint8(d.reported())}
+	if d.rank != nil {
+		d.said.Subtrees = uint32(d.rank.Owned())
+	}
+	return d.said
+}
+
+func (d *Daemon) beacon(seq uint64, sent int64) {
+	m := d.word(seq)
+	if m == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, 2*d.cfg.Beacon)
@@ -65,8 +97,18 @@ func (d *Daemon) beacon(seq uint64, sent int64) {
 	if ack.Seq != seq {
 		return
 	}
+	d.lease.Store(sent + d.grace())
+	if d.freeing.CompareAndSwap(false, true) {
+		d.wg.Add(1)
+		go d.free()
+	}
+}
+
+// free lets go what waited for the lease, when the core has time.
+func (d *Daemon) free() {
+	defer d.wg.Done()
 	d.mu.Lock()
-	d.lease = sent + d.grace()
+	d.freeing.Store(false)
 	d.release(now())
 	touched := d.takeTouched()
 	d.mu.Unlock()
@@ -115,11 +157,32 @@ func (d *Daemon) retired() {
 	d.mu.Unlock()
 }
 
-// onMaps follows the cluster.
+// onMaps is called by the reader of the monitors' line, which must not wait for the core: acks of
+// beacons come behind.
 func (d *Daemon) onMaps(o *clustermap.OSDMap, f *clustermap.FSMap) {
 	if o == nil || f == nil {
 		return
 	}
+	select {
+	case d.mapped <- struct{}{}:
+	default:
+	}
+}
+
+// follow tells the core of new maps, the newest when it has time.
+func (d *Daemon) follow() {
+	defer d.wg.Done()
+	for {
+		select {
+		case <-d.mapped:
+			d.takeMaps(d.mon.OSDMap(), d.mon.FSMap())
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *Daemon) takeMaps(o *clustermap.OSDMap, f *clustermap.FSMap) {
 	if o.IsBlocklisted(d.self.Instance) {
 		d.mu.Lock()
 		clean := d.stopping

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -72,6 +73,12 @@ type Daemon struct {
 	wg     sync.WaitGroup
 	failed chan error // one value at most: it ended by itself
 	nudge  chan struct{}
+	mapped chan struct{} // there are newer maps
+
+	said    *wire.MDSBeacon // the last beacon, and when the core was asked for it: of beacons alone
+	saidAt  time.Time
+	lease   atomic.Int64 // answers may leave until then
+	freeing atomic.Bool  // somebody is about to let go what waited for it
 
 	mu       sync.Mutex
 	rank     *mds.Rank // nil until a rank was assigned
@@ -83,8 +90,7 @@ type Daemon struct {
 	touched  []*msgr.Conn
 	held     []mds.Send // rule LS: waits for the lease
 	hangup   []mds.SessionKey
-	lease    int64 // answers may leave until then
-	quiet    int64 // … and not before
+	quiet    int64 // before it no answer may leave, lease or not
 	state    clustermap.RankState
 	timer    *time.Timer
 	timerAt  int64
@@ -115,7 +121,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	def(&cfg.Revoke, 10*time.Second)
 	def(&cfg.Beacon, time.Second)
 	d := &Daemon{cfg: cfg, log: cfg.Log, num: wire.NoRank, conns: map[mds.SessionKey]*msgr.Conn{}, state: clustermap.RankBoot,
-		failed: make(chan error, 1), nudge: make(chan struct{}, 1), stopped: make(chan struct{})}
+		failed: make(chan error, 1), nudge: make(chan struct{}, 1), mapped: make(chan struct{}, 1), stopped: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	l, err := cfg.Net.Listen(cfg.Listen)
 	if err != nil {
@@ -133,7 +139,8 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.obj = objecter.New(objecter.Config{Net: cfg.Net, Maps: d.mon, Self: d.self, Log: cfg.Log})
 	d.srv = msgr.ServeWith(l, d.self, d.accept, msgr.Options{Log: cfg.Log})
 	d.mon.OnMaps(d.onMaps)
-	d.wg.Add(2)
+	d.wg.Add(3)
+	go d.follow()
 	go d.beacons()
 	go d.slowLoop()
 	d.log.Info().Str("addr", d.self.Addr).Stringer("instance", d.self.Instance).Msg("mds started")

@@ -127,7 +127,7 @@ func level(l mds.LogLevel) zerolog.Level {
 
 // sends hands messages to their connections while the lease holds; else they wait in order.
 func (d *Daemon) sends(list []mds.Send, hangup []mds.SessionKey, at int64) {
-	if at >= d.lease || at < d.quiet || len(d.held) > 0 {
+	if at >= d.lease.Load() || at < d.quiet || len(d.held) > 0 {
 		d.held = append(d.held, list...)
 		d.hangup = append(d.hangup, hangup...)
 		return
@@ -169,7 +169,7 @@ func (d *Daemon) hang(k mds.SessionKey) {
 
 // release lets out what waited for the lease.
 func (d *Daemon) release(at int64) {
-	if len(d.held)+len(d.hangup) == 0 || at >= d.lease || at < d.quiet {
+	if len(d.held)+len(d.hangup) == 0 || at >= d.lease.Load() || at < d.quiet {
 		return
 	}
 	held, hangup := d.held, d.hangup
