@@ -290,3 +290,39 @@ func TestSumsBearWrongBackPointers(t *testing.T) {
 		}
 	}
 }
+
+// Who owes is known to the next rank also when the journal has forgotten what made it owe: the
+// head of the first segment lists it.
+func TestSumsOwedSinceBeforeTheJournal(t *testing.T) {
+	w := newWorld(t, 6)
+	w.r.cfg.NestLagNs, w.cfg.NestLagNs = 5e9, 1e6
+	c := w.client()
+	s := newSums(w, c)
+	deep := c.mkdir(c.mkdir(root, "a"), "b")
+	busy := c.mkdir(root, "busy")
+	c.create(deep, "f")
+	w.quiet()
+	at := w.r.jw.End()
+	for i := 0; w.r.expire.oldest <= at; i++ {
+		if i == 2000 {
+			t.Fatal("the journal is not trimmed")
+		}
+		c.create(busy, fmt.Sprint("g", i))
+		w.quiet()
+	}
+	if !w.r.inodes[deep].owes {
+		t.Fatal("it was settled too early to show anything")
+	}
+	for _, ino := range sortedInos(c.caps) {
+		c.drop(ino)
+	}
+	w.quiet()
+	w.crash()
+	w.fsck("after the crash")
+	w.restart()
+	s.settle() // nothing else reads that directory
+	if rep := c.must(&wire.Request{Op: wire.OpGetvxattr, Ino: root, Xname: "ceph.dir.rfiles"}); string(rep.Value) != fmt.Sprint(1+len(c.list(busy))) {
+		t.Errorf("the root counts %s files", rep.Value)
+	}
+	s.check("in the end")
+}
