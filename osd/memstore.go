@@ -32,6 +32,7 @@ type MemStore struct {
 type memTxn struct {
 	t    *Txn
 	done func(error)
+	kept bool // a split has made it durable
 }
 
 type memPG struct {
@@ -76,7 +77,7 @@ func (s *MemStore) Submit(t *Txn, done func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	applyMem(s.cur, t)
-	s.pending = append(s.pending, memTxn{t, done})
+	s.pending = append(s.pending, memTxn{t: t, done: done})
 	if s.auto != nil && !s.closed {
 		select {
 		case s.auto <- struct{}{}:
@@ -102,7 +103,9 @@ func (s *MemStore) Commit(n int) {
 	s.pending = slices.Delete(s.pending, 0, n)
 	if s.auto == nil { // a store that cannot crash needs no second copy
 		for _, p := range batch {
-			applyMem(s.dur, p.t)
+			if !p.kept {
+				applyMem(s.dur, p.t)
+			}
 		}
 	}
 	s.mu.Unlock()
@@ -118,6 +121,7 @@ func (s *MemStore) Crash(keep func(pg wire.PGID, n int) int) *MemStore {
 	defer s.mu.Unlock()
 	count := map[wire.PGID]int{}
 	var order []wire.PGID
+	s.pending = slices.DeleteFunc(s.pending, func(p memTxn) bool { return p.kept })
 	for _, p := range s.pending {
 		if count[p.t.PG] == 0 {
 			order = append(order, p.t.PG)
@@ -143,6 +147,51 @@ func (s *MemStore) Crash(keep func(pg wire.PGID, n int) int) *MemStore {
 	}
 	s.dur = nil
 	return next
+}
+
+// Split implements Store.
+func (s *MemStore) Split(d *Split) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range d.Into {
+		if p := s.cur[id]; p != nil && !p.empty() {
+			return fmt.Errorf("pg %v is to be divided, and pg %v is there already", d.PG, id)
+		}
+	}
+	if s.auto == nil {
+		for i := range s.pending {
+			if p := &s.pending[i]; p.t.PG == d.PG && !p.kept {
+				applyMem(s.dur, p.t)
+				p.kept = true
+			}
+		}
+		splitMem(s.dur, d)
+	}
+	splitMem(s.cur, d)
+	return nil
+}
+
+func splitMem(m map[wire.PGID]*memPG, d *Split) {
+	p := m[d.PG]
+	if p == nil {
+		return
+	}
+	for _, id := range d.Into {
+		c := &memPG{log: p.log, meta: maps.Clone(p.meta), objs: map[string]*memObj{}}
+		c.log.Recs = slices.Clone(p.log.Recs)
+		m[id] = c
+	}
+	for n, o := range p.objs {
+		if to := d.Of(n); to != d.PG {
+			delete(p.objs, n)
+			m[to].objs[n] = o
+		}
+	}
+	for _, id := range append([]wire.PGID{d.PG}, d.Into...) {
+		for _, kv := range d.Meta {
+			m[id].meta[kv.Key] = kv.Val
+		}
+	}
 }
 
 // SetTotal changes the size that Space reports.
@@ -314,10 +363,11 @@ func (s *MemStore) PGs() []wire.PGID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := slices.SortedFunc(maps.Keys(s.cur), comparePG)
-	return slices.DeleteFunc(ids, func(id wire.PGID) bool {
-		p := s.cur[id]
-		return len(p.objs) == 0 && len(p.meta) == 0 && len(p.log.Recs) == 0 && p.log.Tail == (wire.Version{}) && p.log.Committed == (wire.Version{})
-	})
+	return slices.DeleteFunc(ids, func(id wire.PGID) bool { return s.cur[id].empty() })
+}
+
+func (p *memPG) empty() bool {
+	return len(p.objs) == 0 && len(p.meta) == 0 && len(p.log.Recs) == 0 && p.log.Tail == (wire.Version{}) && p.log.Committed == (wire.Version{})
 }
 
 func comparePG(a, b wire.PGID) int {
@@ -368,13 +418,16 @@ func (s *MemStore) Stat(pg wire.PGID, name string) (ObjStat, bool) {
 	if o == nil {
 		return ObjStat{}, false
 	}
-	st := ObjStat{Size: uint64(len(o.data)), Version: o.version}
+	return ObjStat{Size: uint64(len(o.data)), Version: o.version, Allocated: o.allocated()}, true
+}
+
+func (o *memObj) allocated() (n uint64) {
 	for _, b := range o.blocks {
 		if b {
-			st.Allocated += memBlock
+			n += memBlock
 		}
 	}
-	return st, true
+	return n
 }
 
 // Read implements Store.
@@ -550,6 +603,18 @@ func (s *MemStore) Count(pg wire.PGID) int {
 		return len(p.objs)
 	}
 	return 0
+}
+
+// Bytes implements Store.
+func (s *MemStore) Bytes(pg wire.PGID) (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.cur[pg]; p != nil {
+		for _, o := range p.objs {
+			n += o.allocated()
+		}
+	}
+	return n
 }
 
 // Space implements Store.

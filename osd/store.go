@@ -27,6 +27,11 @@ type Store interface {
 
 	Submit(t *Txn, done func(error))
 
+	// Split divides a PG in one atomic step, which is durable when it returns, with everything that
+	// was submitted for the PG before (their done calls come as ever, later perhaps). No data
+	// moves: what an object has, it has under its new PG. An error is as final as Submit's.
+	Split(d *Split) error
+
 	// Damaged reports whether the change builds on bytes that cannot be read back, as a write
 	// over a part of a bad block does. Submit then applies it all the same: those bytes stay
 	// bad, and reads of them fail. Ask right before Submit, with the change as it will be then.
@@ -58,8 +63,9 @@ type Store interface {
 	// ListObjects lists up to max objects with name > after, sorted by name.
 	ListObjects(pg wire.PGID, after string, max int) []wire.ObjVersion
 
-	// Count is how many objects the PG has.
+	// Count is how many objects the PG has, Bytes what their data takes of the store.
 	Count(pg wire.PGID) int
+	Bytes(pg wire.PGID) uint64
 
 	// Space is the store's size and what is taken of it, in bytes.
 	Space() (total, used uint64)
@@ -110,6 +116,14 @@ type Txn struct {
 	ClearMeta string
 	// Meta sets named values; a nil Val removes.
 	Meta []wire.KV
+}
+
+// Split says how a PG is divided.
+type Split struct {
+	PG   wire.PGID
+	Into []wire.PGID                 // PGs that the store has nothing of: each gets a copy of the log and of the named values
+	Of   func(name string) wire.PGID // where an object belongs: PG, or one of Into
+	Meta []wire.KV                   // named values that all of them, PG too, have afterwards; none is nil
 }
 
 // ObjTxn changes one object. An object that does not exist is made (empty) unless Remove is set.

@@ -52,7 +52,7 @@ func (s *Store) step(o *object, x *op) {
 		for i, r := range x.refs {
 			s.dropBlock(o, uint32(x.off)+uint32(i))
 			o.setRef(uint32(x.off)+uint32(i), r)
-			o.used++
+			o.addUsed(1)
 		}
 		o.size = max(o.size, (x.off+uint64(len(x.refs)))*BlockBytes)
 	case wire.ObjTruncate:
@@ -134,7 +134,7 @@ func (s *Store) buffer(o *object, i uint32, whole bool) *buf {
 		o.bufs = map[uint32]*buf{}
 	}
 	if old == nil && r.phys == 0 {
-		o.used++
+		o.addUsed(1)
 	}
 	o.bufs[i] = b
 	s.reserved++
@@ -158,7 +158,7 @@ func (s *Store) dropBlock(o *object, i uint32) {
 	if b == nil && r.phys == 0 {
 		return
 	}
-	o.used--
+	o.addUsed(-1)
 	if b != nil {
 		delete(o.bufs, i)
 		if !b.frozen { // a frozen one has its block already and belongs to the checkpoint

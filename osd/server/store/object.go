@@ -64,6 +64,12 @@ func (o *object) setRef(i uint32, r ref) {
 // allocated is the storage that the object's data takes.
 func (o *object) allocated() uint64 { return uint64(o.used) * BlockBytes }
 
+// addUsed counts blocks that the object gets or gives back.
+func (o *object) addUsed(n int) {
+	o.used += uint32(n)
+	o.pg.used += int64(n)
+}
+
 // blocks calls fn for each block that holds data, in order.
 func (o *object) blocks(fn func(i uint32)) {
 	last := len(o.refs)

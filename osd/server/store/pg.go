@@ -21,6 +21,7 @@ type pgState struct {
 	objs      map[string]*object     // cached, dirty ones among them
 	dirty     *btree.BTreeG[*object] // by name: those that differ from the last checkpoint
 	count     int                    // objects that exist
+	used      int64                  // blocks that these have
 	headDirty bool                   // tail, committed
 	metaDirty map[string]struct{}    // names changed since the last checkpoint
 	logGone   []wire.Version         // dropped entries that a checkpoint had stored
@@ -157,6 +158,16 @@ func (s *Store) Count(id wire.PGID) int {
 	defer s.mu.Unlock()
 	if p := s.pgs[id]; p != nil {
 		return p.count
+	}
+	return 0
+}
+
+// Bytes is what the data of the PG's objects takes.
+func (s *Store) Bytes(id wire.PGID) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pgs[id]; p != nil {
+		return uint64(p.used) * BlockBytes
 	}
 	return 0
 }

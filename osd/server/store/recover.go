@@ -64,6 +64,7 @@ func (s *Store) load() error {
 			return err
 		}
 		p.count++
+		p.used += int64(o.used)
 		for _, r := range o.refs {
 			if r.phys != 0 {
 				if err := s.claim(&o, extent{r.phys, 1}); err != nil {

@@ -24,7 +24,7 @@ func (s *Store) verify() error {
 	}
 	dirty := 0
 	for _, p := range s.pgs {
-		after, count := "", 0
+		after, count, used := "", 0, int64(0)
 		for {
 			objs, err := s.listLocked(p, after, 100)
 			if err != nil {
@@ -38,6 +38,7 @@ func (s *Store) verify() error {
 				if !o.exists {
 					return fmt.Errorf("%v/%s is listed but absent", p.id, v.Name)
 				}
+				used += int64(o.used)
 				n := uint32(0)
 				o.blocks(func(uint32) { n++ })
 				if n != o.used {
@@ -62,6 +63,9 @@ func (s *Store) verify() error {
 			if len(objs) < 100 {
 				break
 			}
+		}
+		if used != p.used {
+			return fmt.Errorf("pg %v counts %d blocks, its objects have %d", p.id, p.used, used)
 		}
 		if count != p.count {
 			return fmt.Errorf("pg %v counts %d objects, lists %d", p.id, p.count, count)

@@ -70,6 +70,30 @@ func (m *Model) Apply(t *osd.Txn) {
 	}
 }
 
+// Split divides the PG as osd.Store's contract says; ms has a Model for each PG of it.
+func Split(ms map[wire.PGID]*Model, d *osd.Split) {
+	p := ms[d.PG]
+	for _, id := range d.Into {
+		c := NewModel()
+		c.Log, c.Tail, c.Committed = append([]osd.LogRec{}, p.Log...), p.Tail, p.Committed
+		for k, v := range p.Meta {
+			c.Meta[k] = v
+		}
+		ms[id] = c
+	}
+	for name, o := range p.Objs {
+		if to := d.Of(name); to != d.PG {
+			delete(p.Objs, name)
+			ms[to].Objs[name] = o
+		}
+	}
+	for _, id := range append([]wire.PGID{d.PG}, d.Into...) {
+		for _, kv := range d.Meta {
+			ms[id].Meta[kv.Key] = kv.Val
+		}
+	}
+}
+
 func (m *Model) keep(ok func(wire.Version) bool) {
 	var log []osd.LogRec
 	for _, r := range m.Log {
@@ -165,6 +189,17 @@ func (m *Model) Diff(s osd.Store, pg wire.PGID) error {
 	}
 	if got := s.Meta(pg, ""); !sameKVs(got, sorted(m.Meta)) {
 		return fmt.Errorf("pg %v: values %v, want %v", pg, got, sorted(m.Meta))
+	}
+	if got := s.Count(pg); got != len(m.Objs) {
+		return fmt.Errorf("pg %v: counts %d objects, want %d", pg, got, len(m.Objs))
+	}
+	allocated := uint64(0)
+	for name := range m.Objs {
+		st, _ := s.Stat(pg, name)
+		allocated += st.Allocated
+	}
+	if got := s.Bytes(pg); got != allocated {
+		return fmt.Errorf("pg %v: counts %d bytes, its objects have %d", pg, got, allocated)
 	}
 	var want []wire.ObjVersion
 	for name, o := range m.Objs {

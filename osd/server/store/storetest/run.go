@@ -29,6 +29,7 @@ func Run(t *testing.T, open Opener) {
 	t.Run("ReplaceStartsFromNothing", func(t *testing.T) { replace(t, open) })
 	t.Run("DoneInSubmitOrder", func(t *testing.T) { order(t, open) })
 	t.Run("AsTheModel", func(t *testing.T) { random(t, open) })
+	t.Run("SplitMovesObjectsAndCopiesTheRest", func(t *testing.T) { split(t, open) })
 }
 
 var pg1 = wire.PGID{Pool: 1, Num: 7}
@@ -217,6 +218,79 @@ func random(t *testing.T, open Opener) {
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// SplitOf divides pg in four by the last digit of an object's name.
+func SplitOf(pg wire.PGID) *osd.Split {
+	d := &osd.Split{PG: pg, Meta: []wire.KV{{Key: "parts", Val: []byte{4}}}}
+	for i := range uint32(3) {
+		d.Into = append(d.Into, wire.PGID{Pool: pg.Pool, Num: pg.Num + 8*(i+1)})
+	}
+	d.Of = func(name string) wire.PGID {
+		return wire.PGID{Pool: pg.Pool, Num: pg.Num + 8*uint32(name[len(name)-1]%4)}
+	}
+	return d
+}
+
+// split divides a PG in the middle of its life, beside another one, and goes on in all parts.
+func split(t *testing.T, open Opener) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			s, reopen := open(t)
+			rng := rand.New(rand.NewPCG(seed, 3))
+			ids := []wire.PGID{{Pool: 1, Num: 2}, {Pool: 1, Num: 3}}
+			ms, gens := map[wire.PGID]*Model{}, map[wire.PGID]*Gen{}
+			for _, id := range ids {
+				ms[id], gens[id] = NewModel(), &Gen{Rng: rng, PG: id, Big: 100_000, Names: 12}
+			}
+			var wg sync.WaitGroup
+			for i := range 300 {
+				id := ids[rng.IntN(len(ids))]
+				tx := gens[id].Next()
+				wg.Add(1)
+				s.Submit(tx, func(err error) {
+					if err != nil {
+						t.Error(err)
+					}
+					wg.Done()
+				})
+				ms[id].Apply(tx)
+				if i == 120 {
+					d := SplitOf(ids[0])
+					if err := s.Split(d); err != nil {
+						t.Fatal(err)
+					}
+					Split(ms, d)
+					for _, id := range d.Into {
+						gens[id] = &Gen{Rng: rng, PG: id, Big: 100_000, Names: 12}
+						gens[id].Continue(s.Log(id), 10_000)
+					}
+					ids = append(ids, d.Into...)
+				}
+				if i < 115 || i%20 != 0 && i != 121 {
+					continue
+				}
+				if rng.IntN(2) == 0 {
+					wg.Wait()
+				}
+				if reopen != nil && rng.IntN(2) == 0 {
+					wg.Wait()
+					s = reopen()
+				}
+				for _, id := range ids {
+					if err := ms[id].Diff(s, id); err != nil {
+						t.Fatalf("after %d transactions: %v", i+1, err)
+					}
+				}
+			}
+			wg.Wait()
+			d := SplitOf(ids[0])
+			if err := s.Split(d); err == nil && len(ms[d.Into[0]].Log) > 0 {
+				t.Error("a PG was divided into one that is there already")
+			}
+			s.Close()
 		})
 	}
 }
