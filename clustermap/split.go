@@ -25,8 +25,12 @@ func SplitFrom(num, n uint32) uint32 {
 
 // SplitInto lists, in order, the PGs that come from pg when its pool grows from n to m PGs.
 func SplitInto(pg wire.PGID, n, m uint32) (into []wire.PGID) {
-	for num := n; num < m; num++ {
-		if SplitFrom(num, n) == pg.Num {
+	step := uint32(1) // all of them have the low bits of pg in common
+	for 2*step < n {
+		step *= 2
+	}
+	for num := pg.Num; num < m; num += step {
+		if num >= n && SplitFrom(num, n) == pg.Num {
 			into = append(into, wire.PGID{Pool: pg.Pool, Num: num})
 		}
 	}

@@ -25,9 +25,9 @@ func (l *load) ratio() float64 { return l.bytes / l.weight }
 
 // Balance proposes at most max exceptions, and those to take back, that bring every OSD
 // nearer to the mean of each pool's bytes for its weight; tolerance (0.05: ±5 %) is where it
-// stops. size says how many bytes a PG holds, and a PG counts at least one: objects spread
-// evenly over the PGs of a pool, so even counts are even bytes. The domains of the replicas
-// stay apart.
+// stops. size says how many bytes a PG holds, and a PG counts at least one. PGs differ: half of
+// those of a pool whose pg_num is no power of two are twice as large as the others. The domains
+// of the replicas stay apart.
 func Balance(m *clustermap.OSDMap, size func(wire.PGID) uint64, tolerance float64, max int) (off, on []crush.Exception) {
 	off = stale(m)
 	if len(off) > 0 {

@@ -40,6 +40,7 @@ var kinds = map[byte]func() Change{
 	22: func() Change { return &PoolSet{} },
 	23: func() Change { return &Except{} },
 	24: func() Change { return &FSRanks{} },
+	25: func() Change { return &PoolSplit{} },
 }
 
 func kindOf(c Change) byte {

@@ -13,8 +13,13 @@ import (
 // such id, else none. Every change is a new interval, a learner's too: so a proposal that
 // was made in another configuration can never fit (M1).
 func (e *edit) configure(pg wire.PGID, inSync, learners []clustermap.Member) {
+	e.succeed(pg, e.old.OSD.PGs[pg], inSync, learners)
+}
+
+// succeed is configure of a PG whose configuration before was old: its own, or after a split
+// that of the PG that it comes from.
+func (e *edit) succeed(pg wire.PGID, old clustermap.PGConfig, inSync, learners []clustermap.Member) {
 	m := e.osdMap()
-	old := e.old.OSD.PGs[pg]
 	eligible := func(mb clustermap.Member) bool { return old.Has(mb) && m.IsUp(mb) }
 	next := clustermap.PGConfig{Interval: old.Interval + 1, InSync: inSync, Learners: learners, Primary: wire.NoOSD}
 	for _, mb := range inSync {

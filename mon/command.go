@@ -2,8 +2,8 @@ package mon
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,20 +118,23 @@ var verbs = []verb{
 		return &OSDCrush{ID: o.ID, Weight: -1, Class: a[1]}, err
 	}},
 	{"pool create", "NAME [size=N] [min_size=N] [pg_num=N] [class=CLASS]", 1, 5, (*Leader).poolCreate},
-	{"pool set", "NAME size|min_size N", 3, 3, func(_ *Leader, a []string) (Change, error) {
+	{"pool set", "NAME size|min_size|pg_num N", 3, 3, func(_ *Leader, a []string) (Change, error) {
 		n, err := strconv.Atoi(a[2])
 		c := &PoolSet{Name: a[0]}
 		switch {
 		case err != nil || n < 1:
-			return nil, fmt.Errorf("%s is a number of replicas, not %q", a[1], a[2])
+			return nil, fmt.Errorf("%s is a number from 1 on, not %q", a[1], a[2])
 		case a[1] == "size":
 			c.Size = n
 		case a[1] == "min_size":
 			c.MinSize = n
 		case a[1] == "pg_num":
-			return nil, errors.New("pg_num is fixed when a pool is made: splitting PGs is not built yet")
+			if n > math.MaxUint16+1 {
+				return nil, fmt.Errorf("a pool has at most %d PGs", math.MaxUint16+1)
+			}
+			return &PoolSplit{Name: a[0], PGNum: uint32(n)}, nil
 		default:
-			return nil, fmt.Errorf("a pool has size and min_size, no %q", a[1])
+			return nil, fmt.Errorf("a pool has size, min_size and pg_num, no %q", a[1])
 		}
 		return c, nil
 	}},

@@ -290,6 +290,13 @@ const balanceMoves = 4
 // balanceTolerance is how far from the mean an OSD may be: well within the ±10 % promised.
 const balanceTolerance = 0.05
 
+// balanceFloor is what a PG counts at least: a pool that holds next to nothing is spread by the
+// number of its PGs, and not moved about for some kilobytes.
+const balanceFloor = 1 << 20
+
+// weightOf is a PG's size in the balancer's eyes.
+func (l *Leader) weightOf(pg wire.PGID) uint64 { return max(l.pgStats[pg].Bytes, balanceFloor) }
+
 // decideBalance evens the OSDs out when the cluster is at rest: nobody down, nothing to copy.
 func (l *Leader) decideBalance() {
 	m := l.state.OSD
@@ -307,7 +314,12 @@ func (l *Leader) decideBalance() {
 			return
 		}
 	}
-	off, on := Balance(m, func(pg wire.PGID) uint64 { return l.pgStats[pg].Bytes }, balanceTolerance, balanceMoves)
+	for pg := range m.PGs {
+		if _, ok := l.pgStats[pg]; !ok {
+			return // its primary has not said how much it holds: under this leader, or since a split
+		}
+	}
+	off, on := Balance(m, l.weightOf, balanceTolerance, balanceMoves)
 	if len(off)+len(on) > 0 {
 		l.decideOnce("balance", &Except{Off: off, On: on})
 	}

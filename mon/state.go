@@ -131,6 +131,14 @@ func Follows(s, next State) error {
 			}
 		}
 	}
+	for _, pg := range next.OSD.PGIDs() {
+		if _, old := s.OSD.PGs[pg]; old {
+			continue
+		}
+		if err := afterSplit(s, next, pg); err != nil {
+			return err
+		}
+	}
 	for i, in := range s.OSD.Blocklist {
 		if _, ok := next.OSD.Blocklist[i]; !ok && !in.Clean {
 			return fmt.Errorf("blocklist entry of %v, which did not end cleanly, is gone", i)

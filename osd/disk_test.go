@@ -32,10 +32,14 @@ func TestRecordsOfANewerProgramAreRefusedByName(t *testing.T) {
 		{"dedup record", Txn{Meta: []wire.KV{{Key: kv.Key, Val: newer(kv.Val)}}}, []string{kv.Key, "version 9"}},
 		{"entry in a dedup record", Txn{Meta: []wire.KV{dedupOf(inner.Client, newer(rec))}}, []string{kv.Key, "version 9"}},
 		{"learner's mark", Txn{Meta: []wire.KV{{Key: learnKey, Val: newer(l.kv().Val)}}}, []string{"pg 1.0", "learn"}},
+		{"no pg_num", Txn{Append: []LogRec{{v, rec}}}, []string{"pg 1.0", "pg_num"}},
 		{"learner's mark cut", Txn{Meta: []wire.KV{{Key: learnKey, Val: []byte{1}}}}, []string{"pg 1.0", "learn"}},
 	} {
 		st := NewMemStore(wire.UUID{2})
 		c.t.PG = testPG
+		if c.name != "no pg_num" {
+			c.t.Meta = append(c.t.Meta, pgNumKV(1))
+		}
 		st.Submit(&c.t, func(error) {})
 		st.Commit(-1)
 		got := func() (s string) {

@@ -3,6 +3,7 @@ package osd
 import (
 	"slices"
 
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -52,9 +53,16 @@ func (o *OSD) start(q *op) {
 		o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
 		return
 	}
-	if len(m.Object) == 0 || len(m.Object) > wire.MaxObjName || len(m.Ops) == 0 || len(m.Ops) > wire.MaxObjOps ||
-		o.m.PGOf(wire.ObjectID{Pool: m.PG.Pool, Name: m.Object}) != m.PG {
+	if len(m.Object) == 0 || len(m.Object) > wire.MaxObjName || len(m.Ops) == 0 || len(m.Ops) > wire.MaxObjOps {
 		o.reply(q, &wire.OSDReply{Errno: eINVAL})
+		return
+	}
+	if at := o.m.PGOf(wire.ObjectID{Pool: m.PG.Pool, Name: m.Object}); at != m.PG && !o.fault(FaultSplitUnchecked) {
+		if clustermap.SplitFrom(at.Num, m.PG.Num+1) == m.PG.Num { // aimed by a map from before a split
+			o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
+		} else {
+			o.reply(q, &wire.OSDReply{Errno: eINVAL})
+		}
 		return
 	}
 	if !p.active {

@@ -29,6 +29,10 @@ const (
 	FaultLogOfUnfilled                     // a learner whose copy was not finished is filled by log
 	FaultLogNoCut                          // the objects of a learner's divergent tail are taken for good
 	FaultHealStale                         // a damaged object is replaced by whatever a replica has
+	FaultSplitNoDedup                      // the parts of a PG begin with empty tables
+	FaultSplitNotAtomic                    // a PG is divided by a transaction for each part
+	FaultSplitNoLease                      // a part does not know of the lease that was given
+	FaultSplitUnchecked                    // a primary takes operations on objects that its PG had before a split
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.
@@ -187,6 +191,7 @@ type OSD struct {
 type Stats struct {
 	Ops, Reads, Writes, Resent, DedupHits, Parked, Repls, Recons, Copied uint64
 	Strays                                                               uint64 // PGs removed that this OSD had left
+	Splits                                                               uint64 // PGs divided
 	ByLog, CopiedBytes                                                   uint64 // learners that were filled by log, bytes of copies to learners
 	Damaged, Healed, Mended                                              uint64 // own copies found damaged, replaced by good ones; members' copies replaced
 }
@@ -298,6 +303,10 @@ func (o *OSD) newMap(m *clustermap.OSDMap) {
 	if !o.lives {
 		return
 	}
+	if !o.splitAll() {
+		o.lives = false
+		return
+	}
 	ids := slices.SortedFunc(maps.Keys(m.PGs), comparePG)
 	for _, id := range ids {
 		cfg := m.PGs[id]
@@ -367,7 +376,7 @@ func (o *OSD) peerMsg(ev *Event) {
 	}
 	id, interval, epoch := route(ev.Msg)
 	p := o.pgs[id]
-	if p == nil && epoch > o.m.Epoch || p != nil && interval > p.interval {
+	if p == nil && (epoch > o.m.Epoch || id.Num >= o.m.Pools[id.Pool].PGNum) || p != nil && interval > p.interval {
 		// A newer interval: the map first.
 		o.wantEpoch(max(epoch, o.m.Epoch+1))
 		o.keep(ev)

@@ -63,6 +63,8 @@ type pg struct {
 	durable   wire.Version
 	committed wire.Version
 	seq, done uint64
+	pgNum     uint32 // of the pool, as of when the state here was made or divided
+	numStored bool   // the store has it, and something of the PG
 	marks     []mark
 	dedup     *table // as of last
 	base      *table // as of tail; what Meta holds
@@ -121,7 +123,7 @@ type object struct {
 }
 
 func newPG(o *OSD, id wire.PGID) *pg {
-	return &pg{o: o, id: id, dedup: newTable(), base: newTable(), objs: map[string]*object{}, leaseUntil: o.bootLease, cause: wire.NoOSD}
+	return &pg{o: o, id: id, pgNum: o.m.Pools[id.Pool].PGNum, dedup: newTable(), base: newTable(), objs: map[string]*object{}, leaseUntil: o.bootLease, cause: wire.NoOSD}
 }
 
 // load reads a PG from the store at start.
@@ -143,6 +145,8 @@ func (o *OSD) load(id wire.PGID) {
 		p.committed = p.last
 	}
 	p.durable = p.last
+	p.pgNum, p.numStored = DividedFor(o.store, id), true
+	must.Holdf(p.pgNum > id.Num, "%v: its record %q says %d: written by another program?", p, pgNumKey, p.pgNum)
 	p.base = loadTable(o.store.Meta(id, dedupPrefix))
 	p.rebuildDedup()
 	p.learn.load(p, o.store.Meta(id, learnKey))
@@ -160,6 +164,12 @@ func (p *pg) touch() {
 // submit hands a transaction to the store and remembers what will be durable with it.
 func (p *pg) submit(t *Txn) {
 	t.PG = p.id
+	if t.RemovePG {
+		p.numStored = false
+	} else if !p.numStored {
+		t.Meta = append(t.Meta, pgNumKV(p.pgNum))
+		p.numStored = true
+	}
 	p.seq++
 	seq, id, stored := p.seq, p.id, p.o.cfg.Stored
 	p.marks = append(p.marks, mark{seq: seq, version: p.last})

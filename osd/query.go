@@ -27,6 +27,8 @@ type PGState struct {
 	Uncommitted int                 `json:"uncommitted"`
 	Parked      int                 `json:"parked_ops"`
 	Objects     int                 `json:"objects"`
+	Bytes       uint64              `json:"bytes"`           // of the store, that their data takes here
+	PGNum       uint32              `json:"pg_num"`          // of the pool, that the PG is divided for here
 	Missing     int                 `json:"missing_objects"` // here, or at a primary: in all that are being filled
 	Filling     []Filling           `json:"filling,omitempty"`
 	Healing     int                 `json:"healing_objects"`
@@ -81,7 +83,7 @@ func (p *pg) state() PGState {
 	s := PGState{PG: p.id.String(), OSD: o.cfg.ID, Role: p.role.String(), Interval: p.interval, Active: p.active, InSync: p.cfg.InSync,
 		Learners: p.cfg.Learners, Primary: p.cfg.Primary, Tail: p.tail.String(), Last: p.last.String(), Durable: p.durable.String(),
 		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing), Healing: len(p.healing), Healed: p.healed, Broken: len(p.broken), Scrub: p.scrubbed}
-	s.Objects = o.store.Count(p.id)
+	s.Objects, s.Bytes, s.PGNum = o.store.Count(p.id), o.store.Bytes(p.id), p.pgNum
 	if p.primary() {
 		s.Filling = p.filling()
 		for _, f := range s.Filling {

@@ -68,7 +68,7 @@ var crushWords = []word{
 var poolWords = []word{
 	{use: "ls", short: "List the pools", ask: []string{"pool", "ls"}},
 	{use: "create NAME [size=N] [min_size=N] [pg_num=N] [class=CLASS]", short: "Make a pool, on devices of a class if one is named", ask: []string{"pool", "create"}, args: 1, more: 4},
-	{use: "set NAME size|min_size N", short: "Change how many replicas a pool has, or how many a write needs", ask: []string{"pool", "set"}, args: 3},
+	{use: "set NAME size|min_size|pg_num N", short: "Change how many replicas a pool has, how many a write needs, or split its PGs", ask: []string{"pool", "set"}, args: 3},
 }
 
 var pgWords = []word{

@@ -30,6 +30,7 @@ const (
 	bRot
 	bScrub
 	bMove
+	bGrow
 	bads
 )
 
@@ -165,6 +166,8 @@ func (w *World) chaos() {
 				_ = w.nodes[p].core.Scrub(id, true, true) // where it is not active none begins
 			}
 		}
+	case bGrow:
+		w.grow()
 	case bMove: // as the balancer does it: one PG's place on one OSD goes to another
 		id := w.mon.M.PGIDs()[w.rng.IntN(len(w.mon.M.PGs))]
 		want := w.mon.M.Wanted(id)

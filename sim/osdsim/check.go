@@ -24,13 +24,13 @@ func (n *node) clientOp(conn int, inst wire.Instance, tid wire.Tid, front, data 
 // this PG had answered under. A deposed primary may still log such a thing: it has not heard.
 func (w *World) logged(pg wire.PGID, h *wire.LogEntry) {
 	if b, ok := w.mon.M.Blocklist[h.Client]; ok && b.Since <= w.barrier[pg] {
-		w.fenced[versionKey{pg, h.Version}] = fmt.Sprintf("logged at %.3fs, fenced since epoch %d, barrier %d had been answered", float64(w.now)/1e9, b.Since, w.barrier[pg])
+		w.fenced[versionKey{w.home(pg, h.Version), h.Version}] = fmt.Sprintf("logged at %.3fs, fenced since epoch %d, barrier %d had been answered", float64(w.now)/1e9, b.Since, w.barrier[pg])
 	}
 }
 
 // committed is I6: what was logged behind the fence must never take effect.
 func (w *World) committed(pg wire.PGID, h *wire.LogEntry) {
-	if why, ok := w.fenced[versionKey{pg, h.Version}]; ok {
+	if why, ok := w.fenced[versionKey{w.home(pg, h.Version), h.Version}]; ok {
 		w.fail("I6: pg %v: %v, tid %d of %v, is committed: %s", pg, h.Version, h.Tid, h.Client, why)
 	}
 	if w.watch[pg].Less(h.Version) {
@@ -57,7 +57,7 @@ func (w *World) mustHave(m *clustermap.OSDMap) {
 				continue
 			}
 			intact = true
-			l := n.store.Log(pg)
+			l := w.logOf(n.store, pg)
 			if l.Tail.Less(v) && !slices.ContainsFunc(l.Recs, func(r osd.LogRec) bool { return r.Version == v }) {
 				w.fail("I1: pg %v: osd.%d is in S of interval %d and lacks %v, which was committed (log %v +%d)", pg, mb.ID, m.PGs[pg].Interval, v, l.Tail, len(l.Recs))
 			}
@@ -195,6 +195,10 @@ func (w *World) final() {
 		w.fail("L1: the last reads are not answered\n%s", w.states())
 	}
 	if w.err != nil {
+		return
+	}
+	if err := w.placed(); err != nil {
+		w.fail("%v", err)
 		return
 	}
 	for pg, cfg := range w.mon.M.PGs {

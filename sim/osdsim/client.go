@@ -136,7 +136,6 @@ func (c *client) begin(r *record, then func()) {
 	r.call = w.now
 	w.history = append(w.history, r)
 	c.open = append(c.open, q)
-	q.pg = c.m.PGOf(wire.ObjectID{Pool: 1, Name: r.obj})
 	c.send(q)
 	var again func()
 	again = func() {
@@ -153,6 +152,7 @@ func (c *client) begin(r *record, then func()) {
 
 func (c *client) send(q *clientOp) {
 	w := c.w
+	q.pg = c.m.PGOf(wire.ObjectID{Pool: 1, Name: q.rec.obj})
 	cfg := c.m.PGs[q.pg]
 	q.interval = cfg.Interval
 	if cfg.Primary == wire.NoOSD {

@@ -136,6 +136,17 @@ var classes = []class{
 		w.weight[bMove] += 10
 		w.weight[bPlace] += 4
 	}},
+	// PGs divide under everything else: OSDs hear of it late, die before and after, are away, and
+	// what a client sends again was done before the split.
+	{"split", func(w *World) {
+		w.osds, w.objects, w.nclients, w.faultTime = 3+w.rng.IntN(2), 6, 4, 15*second
+		w.mix = [5]int{3, 8, 1, 0, 2}
+		w.pace, w.rest, w.calm = 80*ms, 400*ms, second
+		w.lateMap = 0.3
+		w.only(bGrow, bCrash, bSuspect, bDeaf, bFreeze, bSlow, bIsolate, bFence)
+		w.weight[bGrow] += 20
+		w.awayMin, w.awayMax = 50*ms, 2*second
+	}},
 	// I5, I6: clients that do not get their answers, and clients that are fenced.
 	{"fence", func(w *World) {
 		w.nclients, w.objects = 4, 3

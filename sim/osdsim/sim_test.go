@@ -24,7 +24,7 @@ func number(t *testing.T, name string, def uint64) uint64 {
 }
 
 // TestFaultsNeverBreakPromises is the point of the package. CAPSTAN_SIM_SEED plays one seed,
-// CAPSTAN_SIM_SEEDS so many, from CAPSTAN_SIM_FROM on.
+// CAPSTAN_SIM_SEEDS so many, from CAPSTAN_SIM_FROM on; CAPSTAN_SIM_CLASS leaves one class of them.
 func TestFaultsNeverBreakPromises(t *testing.T) {
 	def := uint64(30 * len(classes))
 	if raceEnabled { // the same code, several times slower; the point of -race is elsewhere
@@ -38,7 +38,7 @@ func TestFaultsNeverBreakPromises(t *testing.T) {
 	begin, sum := time.Now(), map[string]*Result{}
 	for s := from; s < from+n; s++ {
 		var r Result
-		o := Options{Seed: s, Result: &r}
+		o := Options{Seed: s, Result: &r, Class: os.Getenv("CAPSTAN_SIM_CLASS")}
 		if one != 0 && testing.Verbose() {
 			o.Verbose = func(f string, a ...any) { t.Logf(f, a...) }
 		}
@@ -98,6 +98,10 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"divergent tail not cut by log", osd.FaultLogNoCut, 0, 184, ""},
 		{"dedup lost in copy", osd.FaultNoDedupCopy, 0, 406, ""},
 		{"barrier ignored", osd.FaultNoBarrier, 0, 153, ""},
+		{"split without dedup tables", osd.FaultSplitNoDedup, 0, 1, "split"},
+		{"split not atomic", osd.FaultSplitNotAtomic, 0, 1, "split"},
+		{"lease forgotten by a split", osd.FaultSplitNoLease, 0, 1, "split"},
+		{"operations on what a split took away", osd.FaultSplitUnchecked, 0, 1, "split"},
 		{"uuid ignored", osd.FaultUUIDIgnored, MonIgnoresUUID, 1, ""},
 		{"last member dropped", 0, MonDropsLast, 3, ""},
 		{"many down and dropped", 0, MonDropsTooMany, 1, ""},
@@ -138,12 +142,13 @@ func (r *Result) add(o *Result) {
 	r.Healed += o.Healed
 	r.EIO += o.EIO
 	r.Gone += o.Gone
+	r.Splits += o.Splits
 	r.Unjudged += o.Unjudged
 	r.ByLog += o.ByLog
 	r.Virtual += o.Virtual
 }
 
 func (r *Result) String() string {
-	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d histories without a verdict",
-		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Rot, r.Gone, r.EIO, r.ByLog, r.Unjudged)
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d histories without a verdict",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.Unjudged)
 }

@@ -27,7 +27,7 @@ type Result struct {
 	Runs, Ops, Changes, Lives int
 	Cuts, CutCrashes, Lost    int
 	Rot, Healed, EIO, ByLog   int
-	Gone                      int
+	Gone, Splits              int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
 }
@@ -60,6 +60,7 @@ type World struct {
 	changes  int
 
 	plan
+	born  map[wire.PGID]birth        // of PGs that came out of others
 	watch map[wire.PGID]wire.Version // I1: the newest version that a primary committed
 	lost  bool                       // a disk loss that nobody can be blamed for
 	res   Result
@@ -169,7 +170,7 @@ func (w *World) carry(a, b int, f func()) {
 // Run plays one seed and returns what went wrong.
 func Run(opt Options) (err error) {
 	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
-		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]wire.Version{}, watch: map[wire.PGID]wire.Version{}}
+		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]wire.Version{}, watch: map[wire.PGID]wire.Version{}, born: map[wire.PGID]birth{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if w.opt.Verbose != nil {
@@ -242,6 +243,7 @@ func (w *World) mapChanged(old, now *clustermap.OSDMap) {
 	if err := check(old, now); err != nil {
 		w.fail("%v", err)
 	}
+	w.divided(old, now)
 	w.mustHave(now)
 	for _, n := range w.nodes {
 		w.sendMap(n)
