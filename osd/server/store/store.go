@@ -362,6 +362,9 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	s.wg.Wait()
+	if cerr == nil {
+		cerr = s.Err() // of a checkpoint that came behind the one asked for
+	}
 	return errors.Join(cerr, s.closeFiles())
 }
 
