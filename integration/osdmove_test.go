@@ -66,7 +66,7 @@ func TestOSDIsAddedDrainedAndRemoved(t *testing.T) {
 	if out := c.Must("pool", "ls", "--json"); !strings.Contains(out, "replicated-ssd") {
 		t.Fatal(out)
 	}
-	if out, err := c.Run("pool", "set", "data", "pg_num", "64"); err == nil || !strings.Contains(out, "not built yet") {
+	if out, err := c.Run("pool", "set", "data", "pg_num", "4"); err == nil || !strings.Contains(out, "only grow") {
 		t.Fatalf("pg_num: %v %s", err, out)
 	}
 }

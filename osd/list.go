@@ -9,11 +9,12 @@ import (
 const listMax = 4096 // names in one answer
 
 // List names up to max objects of a PG behind a name, with their sizes, for tools. It shows the
-// newest state, committed or not, and no lease stands behind it: what matters is read again.
-func (o *OSD) List(id wire.PGID, after string, max int) (objs []wire.PGObject, more bool, err error) {
+// newest state, committed or not, and no lease stands behind it: what matters is read again. pgNum
+// is what the PG is divided for: who sees it grow lists the parts from that name on, too.
+func (o *OSD) List(id wire.PGID, after string, max int) (objs []wire.PGObject, more bool, pgNum uint32, err error) {
 	p := o.pgs[id]
 	if p == nil || !p.primary() || !p.active {
-		return nil, false, fmt.Errorf("osd.%d is not primary of an active pg %v", o.cfg.ID, id)
+		return nil, false, 0, fmt.Errorf("osd.%d is not primary of an active pg %v", o.cfg.ID, id)
 	}
 	if max <= 0 || max > listMax {
 		max = listMax
@@ -24,5 +25,5 @@ func (o *OSD) List(id wire.PGID, after string, max int) (objs []wire.PGObject, m
 			objs = append(objs, wire.PGObject{Name: n.Name, Size: st.Size})
 		}
 	}
-	return objs, len(names) == max, nil
+	return objs, len(names) == max, p.pgNum, nil
 }

@@ -434,6 +434,7 @@ type PGListed struct {
 	Errno    uint32
 	More     bool
 	Objects  []PGObject
+	PGNum    uint32 // of the pool, that the PG was divided for when these were listed
 }
 
 // PGInterval names an interval of a PG.
@@ -538,6 +539,7 @@ func CutResultData(rs []ObjResult, data []byte) error {
 func (*ReplAck) WireVersion() byte    { return 2 }
 func (*ReconFix) WireVersion() byte   { return 2 }
 func (*LearnReq) WireVersion() byte   { return 2 }
+func (*PGListed) WireVersion() byte   { return 2 }
 func (*LearnStart) WireVersion() byte { return 2 }
 func (*CopyObj) WireVersion() byte    { return 2 }
 func (*ObjFetched) WireVersion() byte { return 2 }

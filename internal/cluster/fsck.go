@@ -112,18 +112,30 @@ const (
 	listPause   = 200 * time.Millisecond
 )
 
-// List implements walk.Objects: PG by PG, each from its primary.
+// listing is what is left of a PG to list: what it held behind a name when its pool had so many PGs.
+type listing struct {
+	id    wire.PGID
+	after string
+	pgNum uint32
+}
+
+// List implements walk.Objects: PG by PG, each from its primary. Of a PG that divides meanwhile
+// the parts follow, from where it was.
 func (s *objectStore) List(ctx context.Context, pool uint32, each func([]wire.PGObject, int, int)) error {
-	var pgs []wire.PGID
-	for _, id := range s.mon.OSDMap().PGIDs() {
+	var pgs []listing
+	m := s.mon.OSDMap()
+	for _, id := range m.PGIDs() {
 		if id.Pool == pool {
-			pgs = append(pgs, id)
+			pgs = append(pgs, listing{id: id, pgNum: m.Pools[pool].PGNum})
 		}
 	}
-	for i, id := range pgs {
-		after := ""
+	for i := 0; i < len(pgs); i++ {
+		id, after, n := pgs[i].id, pgs[i].after, pgs[i].pgNum
 		for try := 0; ; {
 			got, err := s.page(ctx, id, after)
+			if err == nil && got.PGNum < n {
+				err = fmt.Errorf("its primary has not heard of %d PGs", n)
+			}
 			if err != nil {
 				if try++; try > listRetries || ctx.Err() != nil {
 					return errors.Join(fmt.Errorf("list the objects of pg %v: %w", id, err), ctx.Err())
@@ -134,6 +146,10 @@ func (s *objectStore) List(ctx context.Context, pool uint32, each func([]wire.PG
 				}
 				continue
 			}
+			for _, part := range clustermap.SplitInto(id, n, got.PGNum) {
+				pgs = append(pgs, listing{part, after, got.PGNum})
+			}
+			n = got.PGNum
 			each(got.Objects, i+1, len(pgs))
 			if !got.More || len(got.Objects) == 0 {
 				break

@@ -466,11 +466,11 @@ func (d *Daemon) scrub(m *wire.PGScrub) *wire.PGScrubReply {
 
 // list names objects for a tool; called with mu held.
 func (d *Daemon) list(m *wire.PGList) *wire.PGListed {
-	objs, more, err := d.core.List(m.PG, m.After, int(m.Max))
+	objs, more, n, err := d.core.List(m.PG, m.After, int(m.Max))
 	if err != nil {
 		return &wire.PGListed{Errno: uint32(syscall.EAGAIN)}
 	}
-	return &wire.PGListed{More: more, Objects: objs}
+	return &wire.PGListed{More: more, Objects: objs, PGNum: n}
 }
 
 // Closed implements msgr.Handler: ops not yet logged die with their connection.

@@ -38,6 +38,8 @@ type plan struct {
 	killAtFix    float64 // a member dies when it has handed a cut to its store
 	killAtRepl   float64 // a primary dies having sent an entry to some
 	killAtCommit float64 // an OSD dies between two transactions
+	killAtSplit  float64 // an OSD dies when it has divided its PGs
+	cutAtSplit   float64 // a primary is cut off from all but clients when its PG divides
 	cutAtAdd     float64 // a primary is cut off having proposed an addition
 	cutAtBoot    float64 // a primary loses the monitors when one returns that comes before it
 }
@@ -145,6 +147,15 @@ var classes = []class{
 		w.lateMap = 0.3
 		w.only(bGrow, bCrash, bSuspect, bDeaf, bFreeze, bSlow, bIsolate, bFence)
 		w.weight[bGrow] += 20
+		w.killAtSplit = 0.25
+		if w.dice(0.4) { // R7: a primary that does not hear of it, and those who read there
+			w.readers, w.objects, w.nclients, w.rest = true, 8, 5, 300*ms
+			w.mix = [5]int{1, 3, 6, 0, 0}
+			w.set.OSDSilence, w.set.DropGrace = 400*ms, 50*ms
+			w.stats, w.lateMap, w.lateMsg, w.loss = 150*ms, 0.02, 0.002, 0
+			w.killAtSplit, w.cutAtSplit, w.calm = 0, 0.8, 3*second
+			w.only(bGrow, bCrash)
+		}
 		w.awayMin, w.awayMax = 50*ms, 2*second
 	}},
 	// I5, I6: clients that do not get their answers, and clients that are fenced.

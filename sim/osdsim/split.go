@@ -15,7 +15,15 @@ const maxPGs = 7
 // grow splits PGs, as often as the monitors let it.
 func (w *World) grow() {
 	pool := w.mon.M.Pools[mon.MetaPool]
-	if n := pool.PGNum + 1 + w.rng.Uint32N(2*pool.PGNum); n <= maxPGs {
+	n := pool.PGNum + 1 + w.rng.Uint32N(2*pool.PGNum)
+	if _, err := w.mon.state.Apply(&mon.PoolSplit{Name: pool.Name, PGNum: n}); err != nil {
+		return // not at rest
+	}
+	if n <= maxPGs {
+		pg := wire.PGID{Pool: pool.ID, Num: clustermap.SplitFrom(pool.PGNum, pool.PGNum)}
+		if p := w.mon.M.PGs[pg].Primary; p >= 0 && w.dice(w.cutAtSplit) {
+			w.isolate(w.nodes[p], w.between(2*second, 5*second), 2)
+		}
 		w.mon.now(&mon.PoolSplit{Name: pool.Name, PGNum: n})
 	}
 }

@@ -384,7 +384,11 @@ func (n *node) newMap(m *clustermap.OSDMap) {
 	if n.m == nil || n.m.Epoch < m.Epoch {
 		n.m = m
 	}
+	before := n.core.Stats().Splits
 	n.step(&osd.Event{Kind: osd.EvMap, Map: m})
+	if n.core != nil && n.core.Stats().Splits > before && !n.w.healed && n.w.dice(n.w.killAtSplit) {
+		n.w.crashFor(n, n.w.away())
+	}
 }
 
 // step runs one event and carries its effects out.
