@@ -84,6 +84,7 @@ func osdMetrics(run *osdserver.Daemon) metrics.Source {
 		k.Count("osd_recovered_bytes_total", m.Stats.CopiedBytes)
 		k.Count("osd_filled_by_log_total", m.Stats.ByLog)
 		k.Count("osd_strays_removed_total", m.Stats.Strays)
+		k.Count("osd_pgs_split_total", m.Stats.Splits)
 		k.Put("osd_missing_objects", float64(m.Missing))
 		for state, n := range m.PGs {
 			k.Put("osd_pgs", float64(n), state)

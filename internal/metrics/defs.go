@@ -58,6 +58,7 @@ var Defs = []Def{
 	d("osd_recovered_bytes_total", Counter, "osd", "Bytes of these objects."),
 	d("osd_filled_by_log_total", Counter, "osd", "Times that an OSD which had been away was filled by the log of this primary."),
 	d("osd_strays_removed_total", Counter, "osd", "PGs removed here that this OSD had left."),
+	d("osd_pgs_split_total", Counter, "osd", "PGs divided here, because pg_num of their pool grew."),
 	d("osd_missing_objects", Gauge, "osd", "Objects listed and not yet copied by PGs that are being filled here."),
 	d("osd_pgs", Gauge, "osd", "PGs here: primary_active, primary_waiting, member, learner, none.", "state"),
 	d("osd_map_epoch", Gauge, "osd", "Epoch of the newest OSDMap that it has."),

@@ -140,3 +140,31 @@ func BenchmarkOpen(b *testing.B) {
 		s.Close()
 	}
 }
+
+// BenchmarkSplit divides a PG of 4096 objects of 64 KiB in two: for so long the store answers
+// nothing, and 2048 objects have moved.
+func BenchmarkSplit(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		s := mustOpen(b, b.TempDir(), Options{Create: true, Bytes: 1 << 30})
+		pg := wire.PGID{Pool: 1, Num: 0}
+		var wg sync.WaitGroup
+		for i := range 4096 {
+			wg.Add(1)
+			s.Submit(&osd.Txn{PG: pg, Objs: []osd.ObjTxn{{Name: fmt.Sprintf("%x.%08d", i*7919, i), Version: wire.Version{Interval: 1, N: uint64(i + 1)},
+				Muts: []wire.ObjOp{{Kind: wire.ObjWrite, Data: make([]byte, 64<<10)}}}}}, func(error) { wg.Done() })
+		}
+		wg.Wait()
+		if err := s.Checkpoint(); err != nil {
+			b.Fatal(err)
+		}
+		half := wire.PGID{Pool: 1, Num: 1}
+		b.StartTimer()
+		if err := s.Split(&osd.Split{PG: pg, Into: []wire.PGID{half}, Of: func(n string) wire.PGID { return osd.Place(1, n, 2) }}); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		s.Close()
+		b.StartTimer()
+	}
+}

@@ -27,6 +27,7 @@ const (
 	BadData     = "bad-data"     // a block of an object that does not fit its checksum
 	DoubleBlock = "double-block" // a block that two objects lead to, or that lies outside of the file
 	LostPairs   = "lost-pairs"   // an omap that no object has
+	WrongPG     = "wrong-pg"     // an object that its PG does not hold any more, for it was divided, or never did
 )
 
 // Finding is one thing that is wrong.
@@ -98,7 +99,7 @@ func Fsck(dir string) (*Check, error) {
 		return c, nil
 	}
 	c.UUID = id.String()
-	k := &checker{Check: c, s: &Store{o: o, dir: dir, uuid: id, pgs: map[wire.PGID]*pgState{}}, omaps: map[uint64]bool{}}
+	k := &checker{Check: c, s: &Store{o: o, dir: dir, uuid: id, pgs: map[wire.PGID]*pgState{}}, omaps: map[uint64]bool{}, pgNum: map[wire.PGID]uint32{}}
 	defer k.s.closeFiles()
 	if err := k.openBlock(); err != nil {
 		return c, nil
@@ -127,6 +128,7 @@ type checker struct {
 	*Check
 	s     *Store
 	omaps map[uint64]bool // that objects of meta.db have
+	pgNum map[wire.PGID]uint32
 }
 
 func (k *checker) openBlock() (err error) {
@@ -207,6 +209,10 @@ func (k *checker) value(bucket byte, key, v []byte, pairs map[uint64]int) error 
 		}
 	case bktPG:
 		return k.s.pg(pgOfKey(key)).decodeHead(v)
+	case bktMeta:
+		if n, ok := osd.PGNumIn(wire.KV{Key: string(key[8:]), Val: v}); ok {
+			k.pgNum[pgOfKey(key)] = n
+		}
 	case bktLog:
 		if len(key) != 24 {
 			return fmt.Errorf("key %x in bucket %c", key, bucket)
@@ -225,6 +231,11 @@ func (k *checker) value(bucket byte, key, v []byte, pairs map[uint64]int) error 
 			return err
 		}
 		k.Objects++
+		if n := k.pgNum[p.id]; n != 0 {
+			if at := osd.Place(p.id.Pool, o.name, n); at != p.id {
+				k.add(Finding{File: metaName, Kind: WrongPG, PG: p.id.String(), Object: o.name, Text: fmt.Sprintf("of %d PGs it belongs to pg %v", n, at)})
+			}
+		}
 		if o.omap != 0 {
 			k.omaps[o.omap] = true
 		}

@@ -198,3 +198,26 @@ func TestSplitCopiesNoData(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An object that stands under a PG which does not hold it would never be read again.
+func TestFsckNamesAnObjectUnderAWrongPG(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, Options{Create: true, Bytes: 1 << 20, CheckpointMax: -1})
+	pg := wire.PGID{Pool: 1, Num: 1}
+	tx := &osd.Txn{PG: pg, Meta: []wire.KV{{Key: "pg_num", Val: []byte{0, 0, 0, 4}}}}
+	wrong := 0
+	for i := range 8 {
+		name := fmt.Sprintf("o%d", i)
+		if osd.Place(1, name, 4) != pg {
+			wrong++
+		}
+		tx.Objs = append(tx.Objs, osd.ObjTxn{Name: name, Version: wire.Version{Interval: 1, N: 1}})
+	}
+	if err := errors.Join(storetest.Do(s, tx), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c := fsck(t, dir)
+	if wrong == 0 || wrong == 8 || c.Found != wrong || c.Findings[0].Kind != WrongPG {
+		t.Errorf("%d of 8 objects are in a wrong PG, found %+v", wrong, c)
+	}
+}
