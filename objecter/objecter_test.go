@@ -3,6 +3,7 @@ package objecter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -135,6 +136,45 @@ func TestOpenOpsGoToTheNewPrimaryInTidOrder(t *testing.T) {
 	for _, c := range chs[1:] {
 		if r := <-c; r.err != nil {
 			t.Fatal(r.err)
+		}
+	}
+}
+
+// A split sends an op to the PG that has its object now, under the tid it had.
+func TestASplitMovesOpenOps(t *testing.T) {
+	o, maps, osds := setup(t)
+	ops := map[string]chan result{}
+	for i := range 6 {
+		n := fmt.Sprint("o", i)
+		ops[n] = submit(o, n)
+	}
+	tids := map[string]uint64{}
+	for range ops {
+		g := <-osds[0].got
+		tids[g.op.Object] = g.tid
+	}
+	m := mapOf(2, 2, 0)
+	p := m.Pools[1]
+	p.PGNum = 2
+	m.Pools[1] = p
+	m.PGs[wire.PGID{Pool: 1, Num: 1}] = clustermap.PGConfig{Interval: 2, Primary: 1}
+	maps.set(m)
+	for range ops {
+		var g gotOp
+		num := uint32(0)
+		select {
+		case g = <-osds[0].got:
+		case g = <-osds[1].got:
+			num = 1
+		}
+		if g.tid != tids[g.op.Object] || g.op.PG.Num != num || clustermap.PGNumOf(g.op.Object, 2) != num || g.op.Flags&wire.OSDResent == 0 {
+			t.Errorf("osd.%d got %s as tid %d (was %d) for pg %v", num, g.op.Object, g.tid, tids[g.op.Object], g.op.PG)
+		}
+		g.answer(&wire.OSDReply{Ops: make([]wire.ObjResult, 1)})
+	}
+	for n, ch := range ops {
+		if r := <-ch; r.err != nil {
+			t.Errorf("%s: %v", n, r.err)
 		}
 	}
 }

@@ -124,11 +124,14 @@ func (c *pg) bornOf(p *pg, of func(string) wire.PGID) {
 	}
 }
 
-// disown leaves, of entries about objects of other parts, no more than that they were there.
+// disown leaves who waits for an entry to the part that has its object. Transactions that were
+// kept to be sent again go: the new interval sends copies of objects where one is needed, and
+// what they refer to would have several owners.
 func (p *pg) disown(of func(string) wire.PGID) {
 	for _, e := range p.log {
+		e.muts, e.noMuts, e.data = nil, true, nil
 		if of(e.h.Object) != p.id {
-			e.muts, e.noMuts, e.waiters = nil, true, nil
+			e.waiters = nil
 		}
 	}
 }
