@@ -138,6 +138,14 @@ var classes = []class{
 		w.weight[bMove] += 10
 		w.weight[bPlace] += 4
 	}},
+	// I5, I6: clients that do not get their answers, and clients that are fenced.
+	{"fence", func(w *World) {
+		w.nclients, w.objects = 4, 3
+		w.pace, w.rest, w.lateMap = 30*ms, 200*ms, 0.5
+		w.calm = second
+		w.only(bFence, bDeaf, bCrash, bDisk)
+		w.weight[bFence] += 10
+	}},
 	// PGs divide under everything else: OSDs hear of it late, die before and after, are away, and
 	// what a client sends again was done before the split.
 	{"split", func(w *World) {
@@ -158,14 +166,6 @@ var classes = []class{
 		}
 		w.awayMin, w.awayMax = 50*ms, 2*second
 	}},
-	// I5, I6: clients that do not get their answers, and clients that are fenced.
-	{"fence", func(w *World) {
-		w.nclients, w.objects = 4, 3
-		w.pace, w.rest, w.lateMap = 30*ms, 200*ms, 0.5
-		w.calm = second
-		w.only(bFence, bDeaf, bCrash, bDisk)
-		w.weight[bFence] += 10
-	}},
 }
 
 // drawPlan: first what all classes share, then what the class says.
@@ -182,14 +182,14 @@ func (w *World) drawPlan() {
 		cutAtAdd:     []float64{0, 0, 0.5}[w.rng.IntN(3)],
 		lateCAS:      []float64{0, 0.1}[w.rng.IntN(2)],
 	}
-	for i := range w.weight {
+	for i := range w.weight[:bGrow] { // that one is a class of its own
 		if w.dice(0.6) {
 			w.weight[i] = w.rng.IntN(10)
 		}
 	}
 	w.weight[bPower] /= 4
 	w.weight[bLeader] /= 2
-	w.weight[w.rng.IntN(bads)] += 3
+	w.weight[w.rng.IntN(bGrow)] += 3
 	set := &w.set
 	*set = mon.Defaults()
 	set.CreateWait, set.UsageEvery = 3600*second, 3600*second
