@@ -65,7 +65,7 @@ func (c *Client) fetch(k *Caller, in *Inode, mask wire.AttrMask) error {
 		if miss == 0 || c.mayAttr(in, miss) != NoRight {
 			return nil
 		}
-		if miss == wire.MaskFile && in.cap.job && c.usable() && in.cap.implemented&(caps.FileExcl|caps.FileShared) != 0 {
+		if miss == wire.MaskFile && in.cap.job && in.usable() && in.cap.implemented&(caps.FileExcl|caps.FileShared) != 0 {
 			return nil // not yet given up: nobody else has changed it
 		}
 		if try == 200 {
@@ -238,7 +238,7 @@ func (c *Client) truncate(k *Caller, in *Inode, r *wire.Request) (*call, error) 
 	in.changed.wake()
 	defer func() { in.cutting-- }()
 	give := in.cap.implemented & ioBits
-	if give != 0 && !in.cap.job && c.state == sessOpen {
+	if give != 0 && !in.cap.job && in.at.state == sessOpen {
 		in.cap.issued &^= ioBits
 		for in.nwr > 0 || in.nrd > 0 || in.buf != nil {
 			c.flushData(in)

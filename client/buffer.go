@@ -70,7 +70,7 @@ func (c *Client) Stats() Stats {
 
 // mayBuffer: under Fb. While a REVOKE is at work it stays issued until step 2.
 func (c *Client) mayBuffer(in *Inode) bool {
-	return in.cap.issued.Has(caps.FileBuffer|caps.FileWr) && c.usable() && !c.wb.full && c.cfg.DirtyMax > 0
+	return in.cap.issued.Has(caps.FileBuffer|caps.FileWr) && in.usable() && !c.wb.full && c.cfg.DirtyMax > 0
 }
 
 // hasRoom reports whether n more bytes may be held back; if not, everything is on its way out.

@@ -75,18 +75,18 @@ func (in *Inode) wanted() caps.Bits {
 }
 
 // onCap handles GRANT, REVOKE, TRUNC and RANGE.
-func (c *Client) onCap(m *wire.CapGrant) {
+func (c *Client) onCap(s *session, m *wire.CapGrant) {
 	st := &m.Stat
 	if st.Cap == nil {
 		return
 	}
 	c.barrier = max(c.barrier, st.Cap.Barrier)
 	in := c.inodes[st.Ino]
-	if in == nil || in.cap.id == 0 && c.state == sessOpen && m.Op != wire.CapGrantOp {
+	if in == nil || in.at != s || in.cap.id == 0 && s.state == sessOpen && m.Op != wire.CapGrantOp {
 		// We dropped it meanwhile. A GRANT crossed our RELEASE, which the rank ignored then;
 		// a REVOKE must not be met with silence (Q-f, Q-g).
-		c.releases = append(c.releases, wire.ReleasedCap{Ino: st.Ino, CapID: st.Cap.ID, Mseq: st.Cap.Mseq, IssueSeq: st.Cap.Seq})
-		c.sendReleases()
+		s.releases = append(s.releases, wire.ReleasedCap{Ino: st.Ino, CapID: st.Cap.ID, Mseq: st.Cap.Mseq, IssueSeq: st.Cap.Seq})
+		s.sendReleases()
 		return
 	}
 	switch m.Op {
@@ -115,8 +115,8 @@ func (c *Client) sayBusy(in *Inode) {
 		p, _, _ := strings.Cut(o.Name, ".")
 		return o.Pool == in.pool && p == prefix
 	})
-	if ok && (in.nwr+in.nrd > 0 || in.buf != nil) && c.state == sessOpen {
-		c.send(0, &wire.CapBusy{Ino: in.ino, PG: pg})
+	if ok && (in.nwr+in.nrd > 0 || in.buf != nil) && in.at.state == sessOpen {
+		in.at.send(0, &wire.CapBusy{Ino: in.ino, PG: pg})
 	}
 }
 
@@ -196,7 +196,7 @@ func (c *Client) mayHandIn(in *Inode) (size uint64, ok bool) {
 // makeUpdate says where we stand on a cap: bits kept, bits wanted, dirty fields if any.
 // A flush draws its tid here and is kept until safe.
 func (c *Client) makeUpdate(in *Inode, wantMax uint64) *wire.CapUpdate {
-	r := &in.cap
+	r, s := &in.cap, in.at
 	u := &wire.CapUpdate{Ino: in.ino, CapID: r.id, Seq: r.applied, Mseq: r.mseq, Retained: r.implemented, Wanted: in.wanted(), WantMax: wantMax}
 	r.told = u.Wanted
 	if size, ok := c.mayHandIn(in); ok {
@@ -206,11 +206,11 @@ func (c *Client) makeUpdate(in *Inode, wantMax uint64) *wire.CapUpdate {
 			in.dirty, in.dirtySet, in.dirtyAt = true, wire.SetSize, c.now()
 		}
 		in.flushing++
-		c.lastTid++
-		u.FlushTid = c.lastTid
-		c.kept = append(c.kept, &kept{tid: u.FlushTid, flush: u, in: in})
+		s.lastTid++
+		u.FlushTid = s.lastTid
+		s.kept = append(s.kept, &kept{tid: u.FlushTid, flush: u, in: in})
 	}
-	u.Oldest = c.oldest()
+	u.Oldest = s.oldest()
 	if in.dir != nil && len(in.dir.keep) > 0 && r.implemented&caps.FileShared == 0 {
 		u.Names, in.dir.keep = in.dir.keep, nil
 	}
@@ -222,11 +222,11 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 	if in.cap.id == 0 {
 		return
 	}
-	u := c.makeUpdate(in, wantMax)
-	if in.cap.unsaid = c.state != sessOpen; !in.cap.unsaid {
-		c.send(0, u)
+	u, s := c.makeUpdate(in, wantMax), in.at
+	if in.cap.unsaid = s.state != sessOpen; !in.cap.unsaid {
+		s.send(0, u)
 	} else if u.FlushTid != 0 {
-		c.kept[len(c.kept)-1].unsent = true
+		s.kept[len(s.kept)-1].unsent = true
 	}
 }
 
@@ -247,8 +247,8 @@ func (c *Client) updateSoon(in *Inode) {
 		c.update(in, 0)
 		return
 	}
-	if u := c.makeUpdate(in, 0); c.state == sessOpen {
-		c.sendSoon(u)
+	if u := c.makeUpdate(in, 0); in.at.state == sessOpen {
+		in.at.sendSoon(u)
 	}
 }
 
@@ -272,7 +272,7 @@ func (c *Client) tellWanted(in *Inode) {
 
 // tickInode flushes what is older than a second and lowers what is no longer wanted.
 func (c *Client) tickInode(in *Inode, now int64) {
-	if c.state != sessOpen {
+	if in.at.state != sessOpen {
 		return
 	}
 	age := int64(c.cfg.DirtyExpire)
@@ -298,10 +298,10 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 		if f != nil && f.gen < in.lostGen {
 			return ErrLost
 		}
-		if in.cap.issued.Has(b) && c.usable() {
+		if in.cap.issued.Has(b) && in.usable() {
 			return nil
 		}
-		if in.cap.id == 0 && c.state == sessOpen {
+		if in.cap.id == 0 && in.at.state == sessOpen {
 			// No cap at all, after an eviction: open again.
 			cl, err := c.do(k, &wire.Request{Op: wire.OpOpen, Ino: in.ino, Want: b | in.wanted()})
 			c.doneWith(cl)
@@ -323,7 +323,7 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 			in.changed.wake()
 		}
 		ev := in.changed.wait()
-		if c.state == sessOpen && c.usable() && (first || asked != in.cap.seq) && !in.cap.job {
+		if in.at.state == sessOpen && in.usable() && (first || asked != in.cap.seq) && !in.cap.job {
 			first, asked = false, in.cap.seq
 			if f != nil && write {
 				in.lastWr = c.now()
@@ -331,7 +331,7 @@ func (c *Client) need(k *Caller, in *Inode, f *File, b caps.Bits, folio bool) er
 			c.dirty[in] = struct{}{}
 			c.update(in, 0)
 		}
-		k.why = reason{kind: waitCaps, ino: in.ino, bits: b &^ in.cap.issued}
+		k.why = reason{kind: waitCaps, rank: in.at.num, ino: in.ino, bits: b &^ in.cap.issued}
 		err := c.await(k, ev)
 		if write {
 			in.parked--

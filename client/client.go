@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -39,9 +40,10 @@ type Receiver interface {
 	Closed(err error)
 }
 
-// Ranks says where rank 0 is. Changed is closed at the next change.
+// Ranks says where a rank is; one that there should not be is in state none. Changed is closed at
+// the next change.
 type Ranks interface {
-	Rank0() (addr string, inst wire.Instance, state clustermap.RankState)
+	Rank(r wire.Rank) (addr string, inst wire.Instance, state clustermap.RankState)
 	Changed() <-chan struct{}
 }
 
@@ -98,7 +100,7 @@ type Caller struct {
 	why reason   // what it is about to sleep for
 }
 
-// Client is one mount's session, cache and I/O. Its methods may be called from any goroutine.
+// Client is one mount's sessions, cache and I/O. Its methods may be called from any goroutine.
 type Client struct {
 	cfg Config
 	log zerolog.Logger
@@ -106,7 +108,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	inst     wire.Instance
-	gen      uint64 // lives of the session: an eviction begins a new one
+	gen      uint64 // lives of the client: an eviction by any rank begins a new one
 	objects  Objects
 	notifier Notifier
 	namer    Namer // the same one, if its kernel can be trusted with names
@@ -116,14 +118,15 @@ type Client struct {
 	idle     lruList // nobody uses them, and the kernel has forgotten them
 	byKernel lruList // the kernel knows them, and nobody has them open; no directories
 
-	session
-	requests
-	wb writeback
+	rank0    *session
+	sessions []*session // with each rank that was ever asked, by rank
+	kernel   int64      // K, ns: as the ranks say
+	barrier  wire.Epoch // the highest that any of them named
+	wb       writeback
 
 	toldDirs map[*Inode]struct{} // whose names the kernel may trust
 	answers  uint64              // with timeouts of names, so far
 	ncaps    int                 // caps held: inodes with a cap id
-	releases []wire.ReleasedCap
 	dirty    map[*Inode]struct{} // have fields to flush or a wanted to lower
 	closed   chan struct{}
 	closing  bool
@@ -165,18 +168,18 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	c.idle.init()
 	c.byKernel.init()
 	c.sleepers.init()
-	c.requests.init()
-	c.session.init()
 	c.inst = newInstance()
 	c.objects = cfg.Cluster.Objects(c.inst)
+	c.mu.Lock()
+	c.rank0 = c.sessionWith(0)
 	c.root = c.inodeFor(wire.RootIno)
 	c.root.refs++
-	c.wg.Add(2)
-	go c.runSession()
+	c.mu.Unlock()
+	c.wg.Add(1)
 	go c.runTicks()
 	for {
 		c.mu.Lock()
-		ch, ok := c.sess.wait(), c.state == sessOpen
+		ch, ok := c.rank0.sess.wait(), c.rank0.state == sessOpen
 		c.mu.Unlock()
 		if ok {
 			return c, nil
@@ -224,27 +227,32 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 	for _, in := range c.inodes {
 		if in.cap.id != 0 && !in.dirty && in.flushing == 0 {
-			c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
+			in.at.releases = append(in.at.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
 			in.noCap()
 		}
 	}
-	c.sendReleases()
 	c.closing = true
-	if c.state == sessOpen {
-		c.send(0, &wire.SessionClose{})
+	open := slices.Clone(c.sessions)
+	for _, s := range open {
+		s.sendReleases()
+		if s.state == sessOpen {
+			s.send(0, &wire.SessionClose{})
+		}
 	}
 	c.unlockFlush()
-	for err == nil {
-		c.mu.Lock()
-		ch, done := c.sess.wait(), c.state != sessOpen
-		c.mu.Unlock()
-		if done {
-			break
-		}
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			err = ctx.Err()
+	for _, s := range open {
+		for err == nil {
+			c.mu.Lock()
+			ch, done := s.sess.wait(), s.state != sessOpen
+			c.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-ch:
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
 		}
 	}
 	c.abandon()
@@ -259,10 +267,15 @@ func (c *Client) abandon() {
 	default:
 		close(c.closed)
 	}
-	l := c.link
-	c.link = nil
+	var links []Link
+	for _, s := range c.sessions {
+		if s.link != nil {
+			links = append(links, s.link)
+			s.link = nil
+		}
+	}
 	c.mu.Unlock()
-	if l != nil {
+	for _, l := range links {
 		l.Close()
 	}
 	c.wg.Wait()
@@ -286,16 +299,20 @@ func (c *Client) runTicks() {
 		c.watchTold()
 		now := c.now()
 		c.mu.Lock()
-		if k := c.kernelTimeout(); now-last > int64(period)+k/10 && k > 0 {
+		if k := c.kernel; now-last > int64(period)+k/10 && k > 0 {
 			c.wasStopped(last, now)
 		}
 		last = now
-		c.renewIfDue(now)
+		for _, s := range c.sessions {
+			s.renewIfDue(now)
+		}
 		c.tickData(now)
 		for in := range c.dirty {
 			c.tickInode(in, now)
 		}
-		c.sendReleases()
+		for _, s := range c.sessions {
+			s.sendReleases()
+		}
 		c.unlockFlush()
 	}
 }

@@ -44,13 +44,13 @@ type netCluster struct {
 	changed chan struct{}
 }
 
-func (m *netCluster) Rank0() (string, wire.Instance, clustermap.RankState) {
+func (m *netCluster) Rank(n wire.Rank) (string, wire.Instance, clustermap.RankState) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fs == nil {
+	if m.fs == nil || !m.fs.Wanted(n) {
 		return "", wire.Instance{}, clustermap.RankNone
 	}
-	r := m.fs.Ranks[0]
+	r := m.fs.Ranks[n]
 	return r.Daemon.Addr, r.Daemon.Instance, r.State
 }
 

@@ -160,11 +160,11 @@ func (c *Client) learnAll(in *Inode, all []wire.DirEntry) {
 }
 
 // learnListing takes in the rows of a reply: names, and the inodes that came with them.
-func (c *Client) learnListing(dir *Inode, m *wire.Reply, sent int64) {
+func (c *Client) learnListing(s *session, dir *Inode, m *wire.Reply, sent int64) {
 	for i := range m.Entries {
 		r := &m.Entries[i]
 		if r.Stat != nil {
-			in := c.applyStat(r.Stat)
+			in := c.applyStat(s, r.Stat)
 			if in.cap.id == 0 && in.refs == 0 && in.nlookup == 0 {
 				delete(c.inodes, in.ino)
 			} else {

@@ -118,7 +118,7 @@ func (c *Client) Open(k *Caller, ino wire.Ino, flags uint32, killPriv bool) (*Fi
 		return c.openFile(in, false, false, false), nil
 	}
 	// Fs besides: with it the open is not of a shared file, and need not be direct.
-	if !in.cap.issued.Has(must|caps.FileShared) || !c.usable() {
+	if !in.cap.issued.Has(must|caps.FileShared) || !in.usable() {
 		cl, err := c.do(k, &wire.Request{Op: wire.OpOpen, Ino: ino, Want: want, OpenFlags: flags})
 		c.doneWith(cl)
 		if err != nil {
@@ -194,7 +194,7 @@ func (c *Client) Release(f *File) {
 		in.opens.app--
 	}
 	switch {
-	case c.state != sessOpen || in.cap.job:
+	case in.at.state != sessOpen || in.cap.job:
 	case in.buf != nil:
 		if !c.alone(in) && in.opens.wr == 0 {
 			c.flushData(in) // somebody may wait for what we have written
@@ -251,7 +251,7 @@ func (c *Client) fsync(k *Caller, f *File) error {
 	if in.dirty {
 		c.update(in, 0)
 	}
-	if err := c.waitSafe(k, c.unsafeTid()); err != nil {
+	if err := in.at.waitSafe(k, in.at.unsafeTid()); err != nil {
 		return err
 	}
 	return f.lost()

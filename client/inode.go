@@ -12,6 +12,7 @@ import (
 type Inode struct {
 	c   *Client
 	ino wire.Ino
+	at  *session // with the rank that owns it, as far as is known
 
 	attr   wire.Attr
 	fresh  wire.AttrMask // groups that are current while the bit behind them is issued
@@ -83,10 +84,24 @@ type opens struct{ rd, wr, rw, app int }
 func (c *Client) inodeFor(i wire.Ino) *Inode {
 	in := c.inodes[i]
 	if in == nil {
-		in = &Inode{c: c, ino: i, writes: 1}
+		in = &Inode{c: c, ino: i, at: c.rank0, writes: 1}
 		c.inodes[i] = in
 	}
 	return in
+}
+
+// moveTo notes which rank owns in. A rank that gave it away has taken back what it had granted, but
+// for an answer that may still be on its way to us: nothing of it counts any more.
+func (in *Inode) moveTo(s *session) {
+	if in.at == s {
+		return
+	}
+	in.at = s
+	if in.cap.id != 0 {
+		in.voidShared(true)
+		in.noCap()
+		in.changed.wake()
+	}
 }
 
 // lose notes that something written is gone for good, and why.
@@ -143,22 +158,23 @@ func (c *Client) drop(in *Inode) {
 	delete(c.dirty, in)
 	delete(c.toldDirs, in)
 	if in.cap.id != 0 {
-		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
+		s := in.at
+		s.releases = append(s.releases, wire.ReleasedCap{Ino: in.ino, CapID: in.cap.id, Mseq: in.cap.mseq, IssueSeq: in.cap.seq})
 		in.noCap()
-		if len(c.releases) >= 64 {
-			c.sendReleases()
+		if len(s.releases) >= 64 {
+			s.sendReleases()
 		} else if in.attr.Nlink == 0 {
-			c.flushSoon() // the rank waits with purging it
+			s.flushSoon() // the rank waits with purging it
 		}
 	}
 }
 
-func (c *Client) sendReleases() {
-	if len(c.releases) == 0 || c.state != sessOpen {
+func (s *session) sendReleases() {
+	if len(s.releases) == 0 || s.state != sessOpen {
 		return
 	}
-	c.send(0, &wire.CapRelease{Caps: c.releases})
-	c.releases = nil
+	s.send(0, &wire.CapRelease{Caps: s.releases})
+	s.releases = nil
 }
 
 // Forget takes back n references of the kernel.
@@ -174,13 +190,34 @@ func (c *Client) Forget(ino wire.Ino, n uint64) {
 	c.unlockFlush()
 }
 
+// capsOf counts the caps that the rank of s has given.
+func (c *Client) capsOf(s *session) (n int) {
+	for _, in := range c.inodes {
+		if in.cap.id != 0 && in.at == s {
+			n++
+		}
+	}
+	return n
+}
+
 // onRecall trims idle inodes to what the rank would like, and asks the kernel for more: those that
 // were used least recently, of both.
-func (c *Client) onRecall(m *wire.Recall) {
-	for c.ncaps > int(m.Max) && c.idle.n > 0 {
-		c.drop(c.idle.first())
-	}
+func (c *Client) onRecall(s *session, m *wire.Recall) {
 	n := c.ncaps
+	if len(c.sessions) > 1 {
+		n = c.capsOf(s)
+	}
+	for left := c.idle.n; left > 0 && n > int(m.Max); left-- {
+		in := c.idle.first()
+		if in.at != s {
+			c.idle.push(in) // of another rank, which has not asked
+			continue
+		}
+		if in.cap.id != 0 {
+			n--
+		}
+		c.drop(in)
+	}
 	if n <= int(m.Max) || c.notifier == nil {
 		return
 	}
@@ -188,7 +225,7 @@ func (c *Client) onRecall(m *wire.Recall) {
 	for left := c.byKernel.n; left > 0 && n > int(m.Max); left-- {
 		in := c.byKernel.first()
 		c.byKernel.push(in) // the kernel may refuse: another is asked for next time
-		if in.cap.id != 0 {
+		if in.cap.id != 0 && in.at == s {
 			inos = append(inos, in.ino)
 			n--
 		}
@@ -207,9 +244,10 @@ func (c *Client) prune(inos ...wire.Ino) {
 	}
 }
 
-// applyStat takes in what a message shows of an inode.
-func (c *Client) applyStat(st *wire.InodeStat) *Inode {
+// applyStat takes in what a message of s shows of an inode: its rank owns it.
+func (c *Client) applyStat(s *session, st *wire.InodeStat) *Inode {
 	in := c.inodeFor(st.Ino)
+	in.moveTo(s)
 	had := in.cap.issued
 	in.applyAttr(st)
 	if st.Cap != nil {

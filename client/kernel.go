@@ -54,7 +54,7 @@ const (
 // long: min(nameTimeout, K, what is left of the validity).
 func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 {
 	d := dir.dir
-	if right == NoRight || c.namer == nil || d == nil || dir.cap.job || c.wrong != 0 || k.PID == 0 || c.state != sessOpen || name == ".." {
+	if right == NoRight || c.namer == nil || d == nil || dir.cap.job || c.wrong != 0 || k.PID == 0 || dir.at.state != sessOpen || name == ".." {
 		return 0
 	}
 	t, now := &d.told, c.now()
@@ -68,7 +68,7 @@ func (c *Client) mayTell(k *Caller, dir *Inode, name string, right Right) int64 
 	if calm && (t.taken != 0 && now-t.taken < calmTaken || t.own != 0 && now-t.own < calmOwn) {
 		return 0
 	}
-	ttl := min(timeoutOf(c.namer), c.kernel, c.valid-now)
+	ttl := min(timeoutOf(c.namer), c.kernel, dir.at.valid-now)
 	if ttl <= 0 || !t.room(name, k.PID) {
 		return 0
 	}
@@ -108,7 +108,7 @@ func (c *Client) writes(k *Caller, dir *Inode, name string) {
 }
 
 // Late reports whether too much time has passed since at for a timeout computed then (B6).
-func (c *Client) Late(at int64) bool { return c.now()-at > c.kernelTimeout()/10 }
+func (c *Client) Late(at int64) bool { return c.now()-at > c.kernel/10 }
 
 // Told ends what began with an answer whose Entry has a TTL: it is written, or was not given
 // (ok false). If the process stood still in between, the kernel is told to ask again (B6).
@@ -314,7 +314,7 @@ func (c *Client) outlast(dirs []*Inode, names []string) {
 // then on only who changes one of these very names has to ask. Called before the right ends.
 func (c *Client) keepNames(dir *Inode, leaving caps.Bits) {
 	now := c.now()
-	if leaving&caps.FileShared == 0 || dir.cap.pending == 0 || c.state != sessOpen || !dir.trustsNames(now) || !c.usable() {
+	if leaving&caps.FileShared == 0 || dir.cap.pending == 0 || dir.at.state != sessOpen || !dir.trustsNames(now) || !dir.usable() {
 		return
 	}
 	d := dir.dir
@@ -329,9 +329,9 @@ func (c *Client) keepNames(dir *Inode, leaving caps.Bits) {
 		case len(d.keep) == wire.MaxKept:
 			return
 		case e != nil && e.gen == d.gen:
-			e.lease = c.valid
+			e.lease = dir.at.valid
 		case e == nil && d.complete:
-			d.names[n] = &dentry{lease: c.valid}
+			d.names[n] = &dentry{lease: dir.at.valid}
 		default:
 			continue
 		}

@@ -84,8 +84,8 @@ func (c *Client) lockReplied(cl *call) {
 }
 
 // onLockQueued notes a waiter's place: it is declared with it to the next rank.
-func (c *Client) onLockQueued(m *wire.LockQueued) {
-	if cl := c.reads[m.Tid]; cl != nil && cl.req.Op == wire.OpSetlk {
+func (c *Client) onLockQueued(s *session, m *wire.LockQueued) {
+	if cl := s.reads[m.Tid]; cl != nil && cl.req.Op == wire.OpSetlk {
 		cl.req.Lock.Ticket = m.Ticket
 	}
 }
@@ -93,8 +93,8 @@ func (c *Client) onLockQueued(m *wire.LockQueued) {
 // cancelLock asks the rank to take a waiting lock back. While there is no session nothing is
 // said: the next rank does not hear of the waiter.
 func (c *Client) cancelLock(cl *call) {
-	if c.state == sessOpen {
-		c.send(0, &wire.LockCancel{Tid: cl.req.Tid, Ino: cl.req.Ino, Lock: cl.req.Lock})
+	if cl.s.state == sessOpen {
+		cl.s.send(0, &wire.LockCancel{Tid: cl.req.Tid, Ino: cl.req.Ino, Lock: cl.req.Lock})
 	}
 }
 

@@ -91,13 +91,13 @@ func (c *Client) applyReply(cl *call) {
 	m, r := cl.reply, cl.req
 	var dir *Inode
 	if m.Dir != nil {
-		dir = c.applyStat(m.Dir)
+		dir = c.applyStat(cl.s, m.Dir)
 	}
 	if m.Dir2 != nil {
-		c.applyStat(m.Dir2)
+		c.applyStat(cl.s, m.Dir2)
 	}
 	if m.Target != nil {
-		cl.in = c.applyStat(m.Target)
+		cl.in = c.applyStat(cl.s, m.Target)
 		c.ref(cl.in)
 	}
 	switch r.Op {
@@ -109,7 +109,7 @@ func (c *Client) applyReply(cl *call) {
 		return
 	case wire.OpReaddir:
 		if d := c.inodes[r.Ino]; d != nil && m.Errno == 0 {
-			c.learnListing(d, m, cl.sent)
+			c.learnListing(cl.s, d, m, cl.sent)
 		}
 		return
 	default:
@@ -421,7 +421,7 @@ func (c *Client) releaseLink(d *Inode, r *wire.Request) {
 	ino, ok := c.cover(d, r.Name)
 	in := c.inodes[ino]
 	mine := func() bool {
-		return in.cap.id != 0 && !in.cap.job && !in.dirty && in.cap.implemented&caps.LinkShared != 0 && c.state == sessOpen
+		return in.cap.id != 0 && !in.cap.job && !in.dirty && in.cap.implemented&caps.LinkShared != 0 && in.at == d.at && in.at.state == sessOpen
 	}
 	if !ok || in == nil || !mine() {
 		return

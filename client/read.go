@@ -40,11 +40,11 @@ func (c *Client) read(k *Caller, f *File, off uint64, n int, page bool) ([]byte,
 	} else {
 		in.pages = true
 		in.paged++
-		if !in.cap.issued.Has(caps.FileCache) || !c.usable() {
+		if !in.cap.issued.Has(caps.FileCache) || !in.usable() {
 			in.oldPages = true
 		}
 	}
-	counted := in.cap.issued.Has(caps.FileRd) && c.usable()
+	counted := in.cap.issued.Has(caps.FileRd) && in.usable()
 	if counted {
 		in.nrd++
 		defer func() {

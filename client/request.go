@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -11,6 +12,8 @@ import (
 // call is a request on its way. A mutating one stays in kept until it is safe: the client
 // must not forget before the journal remembers.
 type call struct {
+	s     *session // whom it is asked of
+	hops  int      // redirects
 	req   *wire.Request
 	reply *wire.Reply
 	in    *Inode // of the reply's Target, with a reference for the waiter
@@ -35,7 +38,7 @@ type kept struct {
 	dropped bool
 }
 
-// requests are all calls and flushes; guarded by Client.mu.
+// requests are all calls and flushes of a session; guarded by Client.mu.
 type requests struct {
 	lastTid  wire.Tid
 	readTid  wire.Tid
@@ -80,28 +83,119 @@ func (r *requests) trim() {
 	r.kept = r.kept[n:]
 }
 
-// start queues a request; the lock is held. Tid and queue are one step, so that the order
-// of tids is the order on the session (Q-j).
+// start queues a request with the rank that owns what it names, as far as is known; the lock is
+// held. Tid and queue are one step, so that the order of tids is the order on the session (Q-j).
 func (c *Client) start(r *wire.Request) *call {
-	cl := &call{req: r, done: make(chan struct{}), sent: c.valid}
+	cl := &call{req: r, done: make(chan struct{})}
+	s := c.rank0
+	if in := c.inodes[r.Ino]; in != nil {
+		s = in.at
+	}
+	c.startOn(s, cl)
+	return cl
+}
+
+// startOn gives a call a tid of s and sends it.
+func (c *Client) startOn(s *session, cl *call) {
+	if cl.s != nil { // re-addressed: others may be looking at what it was
+		c.sleepers.mu.Lock()
+		again := *cl.req
+		again.Release, again.Flags = nil, 0
+		cl.req = &again
+		defer c.sleepers.mu.Unlock()
+	}
+	r := cl.req
+	cl.s, cl.sent = s, s.valid
 	if r.Op.Mutates() {
 		if c.wrong != 0 {
 			c.lies = lies{}
 		}
-		c.lastTid++
-		r.Tid = c.lastTid
-		c.kept = append(c.kept, &kept{tid: r.Tid, call: cl})
+		s.lastTid++
+		r.Tid = s.lastTid
+		s.kept = append(s.kept, &kept{tid: r.Tid, call: cl})
 	} else {
-		c.readTid++
-		r.Tid = c.readTid | wire.ReadTid
-		c.reads[r.Tid] = cl
+		s.readTid++
+		r.Tid = s.readTid | wire.ReadTid
+		s.reads[r.Tid] = cl
 	}
-	r.Oldest = c.oldest()
-	c.sendReleases() // an old release must not arrive after a request that earns the cap anew
-	if c.state == sessOpen {
-		c.send(uint64(r.Tid), r)
+	r.Oldest = s.oldest()
+	s.sendReleases() // an old release must not arrive after a request that earns the cap anew
+	if s.state == sessOpen {
+		s.send(uint64(r.Tid), r)
 	}
-	return cl
+}
+
+// maxHops is how many redirects of one request are followed at once. More mean that a directory is
+// on its way from rank to rank, or that maps are old: then it is asked again a little later.
+const (
+	maxHops  = 4
+	hopPause = 50 * time.Millisecond
+)
+
+// onRedirect re-addresses a request: the rank that was asked has not run it, and never will under
+// this tid. What it names belongs to another rank, which is remembered.
+func (s *session) onRedirect(m *wire.Redirect) {
+	c := s.c
+	cl := s.takeBack(m.Tid)
+	if cl == nil || m.Rank < 0 || m.Rank >= wire.MaxRanks {
+		return // answered before, or of a life that is over
+	}
+	to := c.sessionWith(m.Rank)
+	if in := c.inodes[m.Ino]; in != nil {
+		in.moveTo(to)
+	}
+	if cl.hops++; cl.hops <= maxHops {
+		c.startOn(to, cl)
+		return
+	}
+	cl.hops = 0
+	life := c.gen
+	time.AfterFunc(hopPause, func() {
+		c.mu.Lock()
+		defer c.unlockFlush()
+		select {
+		case <-c.closed:
+			return
+		default:
+		}
+		if life != c.gen && (cl.req.Op.Mutates() || cl.req.Op == wire.OpSetlk || cl.req.Op == wire.OpOpen) {
+			cl.err = ErrLost
+			close(cl.done)
+			return
+		}
+		c.startOn(to, cl)
+	})
+}
+
+// takeBack forgets that an unanswered request was asked of s.
+func (s *session) takeBack(tid wire.Tid) *call {
+	if tid&wire.ReadTid != 0 {
+		cl := s.reads[tid]
+		delete(s.reads, tid)
+		return cl
+	}
+	k := s.find(tid)
+	if k == nil || k.dropped || k.call == nil || k.early {
+		return nil
+	}
+	k.dropped = true
+	s.trim()
+	s.safeWait.wake()
+	return k.call
+}
+
+// unanswered takes all requests back that have no answer, in the order in which they were asked:
+// first what changes something.
+func (s *session) unanswered() (out []*call) {
+	for _, k := range slices.Clone(s.kept) {
+		if !k.dropped && k.call != nil && !k.early {
+			out = append(out, s.takeBack(k.tid))
+		}
+	}
+	for _, tid := range s.readTids() {
+		out = append(out, s.takeBack(tid))
+	}
+	return out
 }
 
 // do runs a request to its answer. The lock is held before and after, not meanwhile. An
@@ -132,46 +226,52 @@ func (c *Client) finish(k *Caller, cl *call) error {
 }
 
 // handle applies one message; the lock is held.
-func (c *Client) handle(m wire.Message) {
+func (c *Client) handle(s *session, m wire.Message) {
 	switch m := m.(type) {
 	case *wire.Reply:
-		c.onReply(m)
+		s.onReply(m)
+	case *wire.Redirect:
+		s.onRedirect(m)
 	case *wire.Safe:
-		c.onSafe(m.Tid)
+		s.onSafe(m.Tid)
 	case *wire.CapGrant:
-		c.onCap(m)
+		c.onCap(s, m)
 	case *wire.LeaseRevoke:
-		c.onLeaseRevoke(m)
+		c.onLeaseRevoke(s, m)
 	case *wire.RenewAck:
-		c.onRenewAck(m)
+		s.onRenewAck(m)
 	case *wire.Recall:
-		c.onRecall(m)
+		c.onRecall(s, m)
 	case *wire.LockQueued:
-		c.onLockQueued(m)
+		c.onLockQueued(s, m)
 	case *wire.SessionOpened:
-		c.onOpened(m)
+		s.onOpened(m)
 	case *wire.Reconnected:
-		c.onReconnected(m)
+		s.onReconnected(m)
 	case *wire.SessionClosed:
-		c.state, c.known = sessNone, false
-		c.sess.wake()
+		if !c.closing && s.num > 0 {
+			s.leave()
+		}
+		s.state, s.known = sessNone, false
+		s.sess.wake()
 	case *wire.Evicted:
-		c.onEvicted(m)
+		s.onEvicted(m)
 	default:
 		c.log.Warn().Stringer("type", m.WireType()).Msg("message a client does not expect")
 	}
 }
 
 // onReply applies an answer in the order of the session, then wakes its caller.
-func (c *Client) onReply(m *wire.Reply) {
+func (s *session) onReply(m *wire.Reply) {
+	c := s.c
 	if m.Safe != 0 {
-		c.onSafe(m.Safe) // it was sent before: a parked request's early reply that carries it is not covered
+		s.onSafe(m.Safe) // it was sent before: a parked request's early reply that carries it is not covered
 	}
 	var cl *call
 	if m.Tid&wire.ReadTid != 0 {
-		cl = c.reads[m.Tid]
-		delete(c.reads, m.Tid)
-	} else if k := c.find(m.Tid); k != nil && !k.dropped && k.call != nil {
+		cl = s.reads[m.Tid]
+		delete(s.reads, m.Tid)
+	} else if k := s.find(m.Tid); k != nil && !k.dropped && k.call != nil {
 		cl = k.call
 		if m.Early && m.Errno == 0 {
 			k.early = true
@@ -180,8 +280,8 @@ func (c *Client) onReply(m *wire.Reply) {
 			}
 		} else {
 			k.dropped = true
-			c.trim()
-			c.safeWait.wake()
+			s.trim()
+			s.safeWait.wake()
 		}
 	}
 	if cl == nil {
@@ -193,7 +293,7 @@ func (c *Client) onReply(m *wire.Reply) {
 		for _, st := range []*wire.InodeStat{m.Dir, m.Target} {
 			if st != nil && st.Cap != nil {
 				if in := c.inodes[st.Ino]; in != nil {
-					c.applyStat(st)
+					c.applyStat(s, st)
 					in.changed.wake()
 				}
 			}
@@ -214,9 +314,10 @@ func (c *Client) onReply(m *wire.Reply) {
 
 // onSafe drops what the watermark covers: answered requests and flushes up to t. A request
 // that is still parked at the rank is not covered.
-func (c *Client) onSafe(t wire.Tid) {
+func (s *session) onSafe(t wire.Tid) {
+	c := s.c
 	any := false
-	for _, k := range c.kept {
+	for _, k := range s.kept {
 		if k.tid > t {
 			break
 		}
@@ -233,15 +334,15 @@ func (c *Client) onSafe(t wire.Tid) {
 		}
 	}
 	if any {
-		c.trim()
-		c.safeWait.wake()
+		s.trim()
+		s.safeWait.wake()
 	}
 }
 
 // unsafeTid is the highest tid that is answered or a flush and not yet durable; 0: none.
-func (c *Client) unsafeTid() wire.Tid {
-	for i := len(c.kept) - 1; i >= 0; i-- {
-		if k := c.kept[i]; !k.dropped && (k.early || k.flush != nil) {
+func (s *session) unsafeTid() wire.Tid {
+	for i := len(s.kept) - 1; i >= 0; i-- {
+		if k := s.kept[i]; !k.dropped && (k.early || k.flush != nil) {
 			return k.tid
 		}
 	}
@@ -249,10 +350,11 @@ func (c *Client) unsafeTid() wire.Tid {
 }
 
 // waitSafe waits until nothing up to t is unsafe any more; the lock is held outside the wait.
-func (c *Client) waitSafe(k *Caller, t wire.Tid) error {
+func (s *session) waitSafe(k *Caller, t wire.Tid) error {
+	c := s.c
 	for {
 		open := false
-		for _, x := range c.kept {
+		for _, x := range s.kept {
 			if x.tid > t {
 				break
 			}
@@ -264,8 +366,8 @@ func (c *Client) waitSafe(k *Caller, t wire.Tid) error {
 		if !open {
 			return nil
 		}
-		k.why = reason{kind: waitSafe}
-		if err := c.await(k, c.safeWait.wait()); err != nil {
+		k.why = reason{kind: waitSafe, rank: s.num}
+		if err := c.await(k, s.safeWait.wait()); err != nil {
 			return err
 		}
 	}
@@ -274,32 +376,32 @@ func (c *Client) waitSafe(k *Caller, t wire.Tid) error {
 // resendUnanswered sends what has no answer, each sort in the order in which it was asked
 // for: an unlock must not overtake the lock that came after it. First what counts tids of the
 // session, with flushes that were made while there was nobody to send them to.
-func (c *Client) resendUnanswered(fl wire.ReqFlags) {
-	for _, k := range c.kept {
+func (s *session) resendUnanswered(fl wire.ReqFlags) {
+	for _, k := range s.kept {
 		switch {
 		case k.dropped || k.early:
 		case k.call != nil:
 			k.call.req.Flags = fl
-			k.call.req.Oldest = c.oldest()
-			c.send(uint64(k.tid), k.call.req)
+			k.call.req.Oldest = s.oldest()
+			s.send(uint64(k.tid), k.call.req)
 		case k.unsent:
 			u, r := k.flush, &k.in.cap
-			u.CapID, u.Seq, u.Mseq, u.Retained, u.Oldest = r.id, r.applied, r.mseq, r.implemented, c.oldest()
+			u.CapID, u.Seq, u.Mseq, u.Retained, u.Oldest = r.id, r.applied, r.mseq, r.implemented, s.oldest()
 			k.unsent = false
-			c.send(0, u)
+			s.send(0, u)
 		}
 	}
-	for _, tid := range c.readTids() {
-		cl := c.reads[tid]
+	for _, tid := range s.readTids() {
+		cl := s.reads[tid]
 		if cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry {
 			// It was declared as a waiter; the rank answers its tid. One that was interrupted was not.
 			if cl.undo {
-				c.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
+				s.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
 			}
 			continue
 		}
 		cl.req.Flags = fl
-		c.send(uint64(tid), cl.req)
+		s.send(uint64(tid), cl.req)
 	}
 }
 
@@ -307,20 +409,20 @@ func (c *Client) resendUnanswered(fl wire.ReqFlags) {
 func (r *requests) readTids() []wire.Tid { return slices.Sorted(maps.Keys(r.reads)) }
 
 // replayKept resends unsafe requests and un-acked flushes in one tid order.
-func (c *Client) replayKept() {
-	for _, k := range c.kept {
+func (s *session) replayKept() {
+	for _, k := range s.kept {
 		switch {
 		case k.dropped:
 		case k.early:
 			r := k.call.req
-			r.Flags, r.Release, r.Oldest = wire.ReqReplay, nil, c.oldest()
-			c.send(uint64(k.tid), r)
+			r.Flags, r.Release, r.Oldest = wire.ReqReplay, nil, s.oldest()
+			s.send(uint64(k.tid), r)
 		case k.flush != nil:
-			k.flush.Replay, k.flush.Oldest = true, c.oldest()
+			k.flush.Replay, k.flush.Oldest = true, s.oldest()
 			k.in.resent = true
 			k.flush.CapID, k.flush.Seq, k.flush.Mseq = 0, 0, 0
 			k.unsent = false
-			c.send(0, k.flush)
+			s.send(0, k.flush)
 		}
 	}
 }
@@ -328,8 +430,9 @@ func (c *Client) replayKept() {
 // loseRequests ends everything the evicted instance had asked for. What was answered early
 // and never became safe is reported by the next fsync of what it changed. Requests that
 // change nothing are asked again by the new one.
-func (c *Client) loseRequests() {
-	for _, k := range c.kept {
+func (s *session) loseRequests() {
+	c := s.c
+	for _, k := range s.kept {
 		switch {
 		case k.dropped || k.call == nil:
 		case k.early:
@@ -343,13 +446,13 @@ func (c *Client) loseRequests() {
 			close(k.call.done)
 		}
 	}
-	c.kept = nil
-	for tid, cl := range c.reads {
+	s.kept = nil
+	for tid, cl := range s.reads {
 		if op := cl.req.Op; op == wire.OpSetlk || op == wire.OpOpen {
 			cl.err = ErrLost
 			close(cl.done)
-			delete(c.reads, tid)
+			delete(s.reads, tid)
 		}
 	}
-	c.safeWait.wake()
+	s.safeWait.wake()
 }

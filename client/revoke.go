@@ -62,8 +62,8 @@ func (c *Client) finishRevoke(in *Inode) {
 	if r.pending == 0 {
 		// Not even p: a new rank could not place what we declared. It knows of no cap, so that
 		// nothing may be asked of it by this one; dirty fields wait for another.
-		c.releases = append(c.releases, wire.ReleasedCap{Ino: in.ino, CapID: r.id, Mseq: r.mseq, IssueSeq: r.seq})
-		c.sendReleases()
+		in.at.releases = append(in.at.releases, wire.ReleasedCap{Ino: in.ino, CapID: r.id, Mseq: r.mseq, IssueSeq: r.seq})
+		in.at.sendReleases()
 		in.noCap()
 		in.late = wire.Time{}
 		in.changed.wake()
@@ -191,11 +191,11 @@ func (c *Client) invalidatePages(in *Inode, n Notifier) {
 
 // onLeaseRevoke gives up one name, after the kernel has: the ack is sent from the completion
 // of that.
-func (c *Client) onLeaseRevoke(m *wire.LeaseRevoke) {
+func (c *Client) onLeaseRevoke(s *session, m *wire.LeaseRevoke) {
 	ack := &wire.LeaseAck{Dir: m.Dir, Name: m.Name, Seq: m.Seq}
 	in := c.inodes[m.Dir]
 	if in == nil || in.dir == nil {
-		c.send(0, ack)
+		s.send(0, ack)
 		return
 	}
 	in.dir.told.taken = c.now()
@@ -204,17 +204,17 @@ func (c *Client) onLeaseRevoke(m *wire.LeaseRevoke) {
 		in.dir.sweep(m.Name, d)
 	}
 	if t := &in.dir.told; c.namer == nil || t.until[m.Name] == 0 && t.leaving[m.Name] == 0 {
-		c.send(0, ack)
+		s.send(0, ack)
 		return
 	}
-	gen := c.linkGen
+	gen := s.linkGen
 	c.ref(in)
 	go func() {
 		c.mu.Lock()
 		c.expire(in, func(name string) bool { return name == m.Name })
 		c.unref(in)
-		if gen == c.linkGen { // another rank has not asked
-			c.send(0, ack)
+		if gen == s.linkGen { // another rank has not asked
+			s.send(0, ack)
 		}
 		c.unlockFlush()
 	}()

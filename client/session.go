@@ -21,8 +21,15 @@ const (
 	sessOpen
 )
 
-// session is what the client knows of its session with the rank; guarded by Client.mu.
+// session is what the client knows of its session with one rank: requests, caps, locks and times are
+// the session's own, the instance is the client's. Guarded by Client.mu. There is one with rank 0
+// from the beginning, and one with another rank once something is asked of it.
 type session struct {
+	requests
+	c        *Client
+	num      wire.Rank
+	life     uint64 // Client.gen of the link: an eviction ends the links to all ranks
+	releases []wire.ReleasedCap
 	sess     event // any change below
 	link     Link
 	linkGen  uint64 // tells messages of a link that is gone from those of this one
@@ -34,34 +41,48 @@ type session struct {
 	opened   wire.SessionOpened
 
 	validity  int64 // V, ns
-	kernel    int64 // K, ns
 	valid     int64 // boottime until which caps may be used
 	renewSeq  uint64
 	renewSent map[uint64]int64
 	lastRenew int64
 	openSent  int64
-	barrier   wire.Epoch
 	evicted   bool
 }
 
-func (s *session) init() { s.renewSent = map[uint64]int64{} }
+// sessionWith is the session with a rank; the first time somebody asks for it, it is begun.
+func (c *Client) sessionWith(n wire.Rank) *session {
+	i := slices.IndexFunc(c.sessions, func(s *session) bool { return s.num >= n })
+	if i >= 0 && c.sessions[i].num == n {
+		return c.sessions[i]
+	}
+	s := &session{c: c, num: n, renewSent: map[uint64]int64{}}
+	s.requests.init()
+	if i < 0 {
+		i = len(c.sessions)
+	}
+	c.sessions = slices.Insert(c.sessions, i, s)
+	c.wg.Add(1)
+	go s.run()
+	return s
+}
 
 // usable reports whether caps may be used now: past its validity a client must not (4.7).
-func (c *Client) usable() bool { return c.now() < c.valid }
+func (s *session) usable() bool { return s.c.now() < s.valid }
 
-func (c *Client) kernelTimeout() int64 { return c.kernel }
+// usable reports it for the caps on in.
+func (in *Inode) usable() bool { return in.at.usable() }
 
 // send queues m on the link; without one it is dropped: whoever needs m to arrive keeps it.
-func (c *Client) send(tid uint64, m wire.Message) {
-	if c.link == nil {
+func (s *session) send(tid uint64, m wire.Message) {
+	if s.link == nil {
 		return
 	}
-	c.trace("send", m)
-	if err := c.link.Send(tid, m); err != nil {
-		c.log.Debug().Err(err).Msg("send to rank")
+	s.trace("send", m)
+	if err := s.link.Send(tid, m); err != nil {
+		s.c.log.Debug().Err(err).Int32("rank", int32(s.num)).Msg("send to rank")
 		return
 	}
-	c.needSend = true
+	s.needSend = true
 }
 
 // linger is how long a message may wait for another one to leave with.
@@ -69,48 +90,62 @@ const linger = 10 * time.Millisecond
 
 // sendSoon queues m behind what was sent before; it leaves with whatever is sent next, or
 // when linger has passed. A close costs no system call of its own that way.
-func (c *Client) sendSoon(m wire.Message) {
-	before := c.needSend
-	c.send(0, m)
-	c.needSend = before
-	c.flushSoon()
+func (s *session) sendSoon(m wire.Message) {
+	before := s.needSend
+	s.send(0, m)
+	s.needSend = before
+	s.flushSoon()
 }
 
 // flushSoon lets what is queued, and releases, leave when linger has passed.
-func (c *Client) flushSoon() {
-	if c.soon || c.link == nil {
+func (s *session) flushSoon() {
+	if s.soon || s.link == nil {
 		return
 	}
-	c.soon = true
+	s.soon = true
 	time.AfterFunc(linger, func() {
-		c.mu.Lock()
-		c.soon = false
-		c.sendReleases()
-		c.needSend = c.link != nil
-		c.unlockFlush()
+		s.c.mu.Lock()
+		s.soon = false
+		s.sendReleases()
+		s.needSend = s.link != nil
+		s.c.unlockFlush()
 	})
 }
 
 // trace logs one message at level trace.
-func (c *Client) trace(dir string, m wire.Message) {
-	if c.log.GetLevel() > zerolog.TraceLevel {
+func (s *session) trace(dir string, m wire.Message) {
+	if s.c.log.GetLevel() > zerolog.TraceLevel {
 		return
 	}
-	c.log.Trace().Str(dir, fmt.Sprintf("%T%+v", m, m)).Msg("session")
+	s.c.log.Trace().Int32("rank", int32(s.num)).Str(dir, fmt.Sprintf("%T%+v", m, m)).Msg("session")
 }
 
-// unlockFlush releases the lock, then writes out what was queued under it, to the rank and to
+// unlockFlush releases the lock, then writes out what was queued under it, to the ranks and to
 // the store.
 func (c *Client) unlockFlush() {
 	var l Link
-	if c.needSend {
-		l, c.needSend = c.link, false
+	var more []Link // to a second rank and further ones, which is rare
+	for _, s := range c.sessions {
+		switch {
+		case !s.needSend:
+			continue
+		case l == nil:
+			l = s.link
+		default:
+			more = append(more, s.link)
+		}
+		s.needSend = false
 	}
 	out := c.wb.outbox
 	c.wb.outbox = nil
 	c.mu.Unlock()
 	if l != nil {
 		l.Flush()
+	}
+	for _, l := range more {
+		if l != nil {
+			l.Flush()
+		}
 	}
 	for _, fl := range out {
 		fl.leave(c)
@@ -119,36 +154,43 @@ func (c *Client) unlockFlush() {
 
 // receiver is one link's way into the client.
 type receiver struct {
-	c    *Client
+	s    *session
 	gen  uint64
 	done chan struct{}
 }
 
 func (r *receiver) Messages(batch []wire.Message) {
-	r.c.mu.Lock()
-	if r.gen != r.c.linkGen {
-		r.c.mu.Unlock()
+	s := r.s
+	s.c.mu.Lock()
+	if r.gen != s.linkGen {
+		s.c.mu.Unlock()
 		return
 	}
 	for _, m := range batch {
-		r.c.trace("recv", m)
-		r.c.handle(m)
+		s.trace("recv", m)
+		s.c.handle(s, m)
 	}
-	r.c.unlockFlush()
+	s.c.unlockFlush()
 }
 
 func (r *receiver) Closed(error) { close(r.done) }
 
-// runSession keeps a session with whoever is rank 0.
-func (c *Client) runSession() {
+// run keeps a session with whoever holds the rank.
+func (s *session) run() {
+	c := s.c
 	defer c.wg.Done()
 	backoff := 20 * time.Millisecond
 	for {
 		changed := c.cfg.Cluster.Changed()
-		addr, inst, state := c.cfg.Cluster.Rank0()
+		addr, inst, state := c.cfg.Cluster.Rank(s.num)
 		c.mu.Lock()
-		known := c.known
-		c.mu.Unlock()
+		known := s.known
+		if state == clustermap.RankNone && s.num > 0 {
+			s.leave() // there should be fewer ranks: what it owned it gave away before it stopped
+			c.unlockFlush()
+		} else {
+			c.mu.Unlock()
+		}
 		ready := state == clustermap.RankActive || known && (state == clustermap.RankReconnect || state == clustermap.RankRejoin || state == clustermap.RankClientReplay)
 		if !ready || addr == "" {
 			select {
@@ -158,8 +200,8 @@ func (c *Client) runSession() {
 				return
 			}
 		}
-		r := &receiver{c: c, done: make(chan struct{})}
-		if !c.connect(addr, inst, r) {
+		r := &receiver{s: s, done: make(chan struct{})}
+		if !s.connect(addr, inst, r) {
 			select {
 			case <-c.closed:
 				return
@@ -170,7 +212,7 @@ func (c *Client) runSession() {
 			continue
 		}
 		backoff = 20 * time.Millisecond
-		c.stay(inst, r)
+		s.stay(inst, r)
 		select {
 		case <-c.closed:
 			return
@@ -180,43 +222,51 @@ func (c *Client) runSession() {
 }
 
 // connect dials and says who we are: a new session, or one that this rank may know.
-func (c *Client) connect(addr string, inst wire.Instance, r *receiver) bool {
+func (s *session) connect(addr string, inst wire.Instance, r *receiver) bool {
+	c := s.c
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	c.mu.Lock()
-	c.linkGen++
-	r.gen = c.linkGen
-	self := c.inst
+	s.linkGen++
+	r.gen = s.linkGen
+	self, life := c.inst, c.gen
 	c.mu.Unlock()
 	c.expireLeased()
 	l, err := c.cfg.Cluster.Dial(ctx, addr, self, r)
 	if err != nil {
-		c.log.Debug().Err(err).Str("addr", addr).Msg("dial rank")
+		c.log.Debug().Err(err).Int32("rank", int32(s.num)).Str("addr", addr).Msg("dial rank")
 		return false
 	}
 	c.mu.Lock()
-	c.link, c.needSend = l, false
-	if c.known {
-		c.state = sessReconnecting
-		c.sendReconnect()
-	} else {
-		c.state = sessOpening
-		c.openSent = c.now()
-		c.send(0, &wire.SessionOpen{Instance: c.inst, Host: c.cfg.Host})
+	if life != c.gen { // evicted by another rank meanwhile: this link is of an instance that is no more
+		c.mu.Unlock()
+		l.Close()
+		return false
 	}
-	c.rank = inst
+	s.link, s.needSend, s.life = l, false, life
+	if s.known {
+		s.state = sessReconnecting
+		s.sendReconnect()
+	} else {
+		s.state = sessOpening
+		s.openSent = c.now()
+		s.send(0, &wire.SessionOpen{Instance: c.inst, Host: c.cfg.Host})
+	}
+	s.rank = inst
 	c.unlockFlush()
 	return true
 }
 
-// stay keeps the link until it ends, another rank takes over, or we were evicted.
-func (c *Client) stay(inst wire.Instance, r *receiver) {
+// stay keeps the link until it ends, another daemon takes the rank over, or we were evicted, by
+// this rank or another one.
+func (s *session) stay(inst wire.Instance, r *receiver) {
+	c := s.c
 	for {
 		changed := c.cfg.Cluster.Changed()
 		c.mu.Lock()
-		ev, out := c.sess.wait(), c.evicted || c.link == nil
+		ev, out := s.sess.wait(), s.evicted || s.link == nil || s.life != c.gen || s.state == sessNone
 		c.mu.Unlock()
-		_, now, state := c.cfg.Cluster.Rank0()
+		_, now, state := c.cfg.Cluster.Rank(s.num)
 		if out || now != inst && state != clustermap.RankFailed && state != clustermap.RankNone {
 			break
 		}
@@ -231,129 +281,166 @@ func (c *Client) stay(inst wire.Instance, r *receiver) {
 		break
 	}
 	c.mu.Lock()
-	l := c.link
-	c.link, c.needSend = nil, false
-	c.linkGen++
-	c.state = sessNone
-	if c.evicted {
-		c.evicted = false
-		c.startAnew()
+	l := s.link
+	s.link, s.needSend = nil, false
+	s.linkGen++
+	s.state = sessNone
+	if s.evicted {
+		s.evicted = false
+		if s.life == c.gen {
+			c.startAnew()
+		}
 	}
-	c.sess.wake()
+	s.sess.wake()
 	c.mu.Unlock()
 	if l != nil {
 		l.Close()
 	}
 }
 
+// leave ends a session with a rank that has stopped for good. It owned nothing any more, and closed
+// the session with an entry that was durable behind all that this session had asked for: what was
+// answered is safe, and what was not is asked of rank 0, which knows who owns it now.
+func (s *session) leave() {
+	if !s.known && len(s.kept) == 0 && len(s.reads) == 0 {
+		return
+	}
+	c := s.c
+	s.known, s.state, s.valid = false, sessNone, 0
+	s.releases = nil
+	for _, in := range c.inodes {
+		if in.at == s {
+			in.moveTo(c.rank0)
+		}
+	}
+	again := s.unanswered()
+	s.onSafe(s.lastTid)
+	for _, cl := range again {
+		c.startOn(c.rank0, cl)
+	}
+	c.wakeAll()
+}
+
 // onOpened begins the session's life.
-func (c *Client) onOpened(m *wire.SessionOpened) {
-	c.opened = *m
-	c.rank = m.RankInstance
-	c.known = true
-	c.state = sessOpen
-	c.validity = int64(m.ValidityMs) * int64(time.Millisecond)
+func (s *session) onOpened(m *wire.SessionOpened) {
+	c := s.c
+	s.opened = *m
+	s.rank = m.RankInstance
+	s.known = true
+	s.state = sessOpen
+	s.validity = int64(m.ValidityMs) * int64(time.Millisecond)
 	c.kernel = int64(m.KernelMs) * int64(time.Millisecond)
-	c.extend(c.openSent)
-	c.lastRenew = c.openSent
+	s.extend(s.openSent)
+	s.lastRenew = s.openSent
 	c.barrier = max(c.barrier, m.Barrier)
 	if m.RootStat.Ino != 0 {
-		c.applyStat(&m.RootStat)
+		c.applyStat(s, &m.RootStat)
 	}
-	c.resendUnanswered(0)
+	s.resendUnanswered(0)
 	c.wakeAll()
 }
 
 // extend moves the validity: V from when the acknowledged message was sent, never from when
 // its answer came.
-func (c *Client) extend(sent int64) {
-	if v := sent + c.validity; v > c.valid {
-		c.valid = v
+func (s *session) extend(sent int64) {
+	if v := sent + s.validity; v > s.valid {
+		s.valid = v
 	}
 }
 
-func (c *Client) renewIfDue(now int64) {
-	if c.state != sessOpen || c.validity == 0 || now-c.lastRenew < c.validity/3 {
+func (s *session) renewIfDue(now int64) {
+	if s.state != sessOpen || s.validity == 0 || now-s.lastRenew < s.validity/3 {
 		return
 	}
-	c.lastRenew = now
-	c.renewSeq++
-	c.renewSent[c.renewSeq] = now
-	c.send(0, &wire.Renew{Seq: c.renewSeq})
+	s.lastRenew = now
+	s.renewSeq++
+	s.renewSent[s.renewSeq] = now
+	s.send(0, &wire.Renew{Seq: s.renewSeq})
 }
 
-func (c *Client) onRenewAck(m *wire.RenewAck) {
+func (s *session) onRenewAck(m *wire.RenewAck) {
+	c := s.c
 	c.barrier = max(c.barrier, m.Barrier) // also of one that answers nothing: somebody was fenced
-	sent, ok := c.renewSent[m.Seq]
+	sent, ok := s.renewSent[m.Seq]
 	if !ok {
 		return
 	}
-	for s := range c.renewSent {
-		if s <= m.Seq {
-			delete(c.renewSent, s)
+	for n := range s.renewSent {
+		if n <= m.Seq {
+			delete(s.renewSent, n)
 		}
 	}
-	if m.Stale || c.now() >= c.valid {
+	if m.Stale || !s.usable() {
 		// What may be taken back in silence is gone until a GRANT says otherwise (K2).
 		for _, in := range c.inodes {
-			in.voidShared(m.Stale)
+			if in.at == s {
+				in.voidShared(m.Stale)
+			}
 		}
 	}
-	c.extend(sent)
+	s.extend(sent)
 	c.wakeAll()
 }
 
 // wakeAll lets everybody look again.
 func (c *Client) wakeAll() {
-	c.sess.wake()
+	for _, s := range c.sessions {
+		s.sess.wake()
+	}
 	for _, in := range c.inodes {
 		in.changed.wake()
 	}
 }
 
 // onReconnected ends a reconnect: either all goes on, or we are nobody and start anew.
-func (c *Client) onReconnected(m *wire.Reconnected) {
+func (s *session) onReconnected(m *wire.Reconnected) {
+	c := s.c
 	c.barrier = max(c.barrier, m.Barrier)
 	if !m.Known {
-		c.log.Warn().Stringer("rank", m.RankInstance).Msg("the rank does not know this session any more")
-		c.evicted = true
-		c.sess.wake()
+		c.log.Warn().Int32("rank", int32(s.num)).Stringer("with", m.RankInstance).Msg("the rank does not know this session any more")
+		s.evicted = true
+		s.sess.wake()
 		return
 	}
-	c.rank = m.RankInstance
-	c.state = sessOpen
-	c.lastRenew = 0
-	c.renewIfDue(c.now())
-	c.resendUnanswered(wire.ReqRetry)
+	s.rank = m.RankInstance
+	s.state = sessOpen
+	s.lastRenew = 0
+	s.renewIfDue(c.now())
+	s.resendUnanswered(wire.ReqRetry)
 	for in := range c.dirty {
-		in.cap.told = 0
+		if in.at == s {
+			in.cap.told = 0
+		}
 	}
 	for _, in := range c.inodes {
-		if in.cap.unsaid {
+		if in.at == s && in.cap.unsaid {
 			c.update(in, 0) // a REVOKE of the new rank that was worked off too early to answer
 		}
 	}
 	c.wakeAll()
 }
 
-func (c *Client) onEvicted(m *wire.Evicted) {
-	c.log.Error().Str("reason", m.Reason).Stringer("instance", c.inst).Msg("this client was evicted: it starts anew")
-	c.evicted = true
-	c.sess.wake()
+func (s *session) onEvicted(m *wire.Evicted) {
+	s.c.log.Error().Int32("rank", int32(s.num)).Str("reason", m.Reason).Stringer("instance", s.c.inst).Msg("this client was evicted: it starts anew")
+	s.evicted = true
+	s.sess.wake()
 }
 
-// startAnew drops everything the old instance had: caps, leases, locks, unsafe requests and
+// startAnew drops everything the old instance had, with every rank, since the fence is of the
+// instance: caps, leases, locks, unsafe requests and
 // dirty fields, with an error on every file that lost something (4.7).
 func (c *Client) startAnew() {
 	c.gen++
-	c.known = false
-	c.valid, c.lastRenew = 0, 0
-	clear(c.renewSent)
+	for _, s := range c.sessions {
+		s.known, s.state = false, sessNone
+		s.valid, s.lastRenew = 0, 0
+		clear(s.renewSent)
+		s.releases = nil
+	}
 	c.inst = newInstance()
 	old := c.objects
 	c.objects = c.cfg.Cluster.Objects(c.inst)
 	go old.Close()
-	c.releases = nil
 	c.wb.outbox, c.wb.full = nil, false
 	var known []wire.Ino
 	for _, in := range c.inodes {
@@ -379,7 +466,9 @@ func (c *Client) startAnew() {
 	}
 	clear(c.dirty)
 	c.expireAll()
-	c.loseRequests()
+	for _, s := range c.sessions {
+		s.loseRequests()
+	}
 	slices.Sort(known)
 	if n := c.notifier; n != nil {
 		go func() {
@@ -392,9 +481,9 @@ func (c *Client) startAnew() {
 }
 
 // dropLeases ends the trust in single names; what Fs of a directory covers stays.
-func (c *Client) dropLeases() {
-	for _, in := range c.inodes {
-		if in.dir == nil {
+func (s *session) dropLeases() {
+	for _, in := range s.c.inodes {
+		if in.dir == nil || in.at != s {
 			continue
 		}
 		for name, d := range in.dir.names {
@@ -406,24 +495,30 @@ func (c *Client) dropLeases() {
 
 // sendReconnect tells a new incarnation of the rank everything this session holds, then its
 // unsafe requests and un-acked flushes in one tid order (section 7).
-func (c *Client) sendReconnect() {
-	if !c.usable() {
+func (s *session) sendReconnect() {
+	c := s.c
+	if !s.usable() {
 		// What the old rank could take back in silence it may have given to others: it is not
 		// ours to claim.
 		for _, in := range c.inodes {
-			in.voidShared(true)
+			if in.at == s {
+				in.voidShared(true)
+			}
 		}
 	}
-	c.dropLeases() // a new incarnation knows of none, and will ask nobody for them
+	s.dropLeases() // a new incarnation knows of none, and will ask nobody for them
 	const part = 1000
-	m := &wire.Reconnect{Instance: c.inst, Oldest: c.oldest()}
+	m := &wire.Reconnect{Instance: c.inst, Oldest: s.oldest()}
 	cut := func() {
 		if len(m.Caps)+len(m.Locks) >= part {
-			c.send(0, m)
-			m = &wire.Reconnect{Instance: c.inst, Oldest: c.oldest()}
+			s.send(0, m)
+			m = &wire.Reconnect{Instance: c.inst, Oldest: s.oldest()}
 		}
 	}
 	for _, in := range c.inodes {
+		if in.at != s {
+			continue
+		}
 		if in.cap.id != 0 {
 			m.Caps = append(m.Caps, wire.ReconnectCap{
 				Ino: in.ino, Parent: in.parent, Name: in.name,
@@ -437,15 +532,15 @@ func (c *Client) sendReconnect() {
 		}
 	}
 	now := c.now()
-	for _, tid := range c.readTids() {
-		if r := c.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait && !c.reads[tid].undo {
-			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid, WaitedUs: uint64(now-c.reads[tid].asked) / 1000})
+	for _, tid := range s.readTids() {
+		if r := s.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait && !s.reads[tid].undo {
+			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid, WaitedUs: uint64(now-s.reads[tid].asked) / 1000})
 			cut()
 		}
 	}
 	if len(m.Caps)+len(m.Locks) > 0 {
-		c.send(0, m)
+		s.send(0, m)
 	}
-	c.replayKept()
-	c.send(0, &wire.Reconnect{Instance: c.inst, Oldest: c.oldest(), Last: true})
+	s.replayKept()
+	s.send(0, &wire.Reconnect{Instance: c.inst, Oldest: s.oldest(), Last: true})
 }

@@ -31,7 +31,7 @@ func (c *Client) mayAttr(in *Inode, mask wire.AttrMask) Right {
 			return NoRight
 		}
 	}
-	if !c.usable() {
+	if !in.usable() {
 		return NoRight
 	}
 	return ByCaps
@@ -46,7 +46,7 @@ func (c *Client) mayName(dir *Inode, name string) (wire.Ino, Right) {
 	fs := dir.cap.issued&caps.FileShared != 0
 	e := d.names[name]
 	switch {
-	case !c.usable():
+	case !dir.usable():
 	case e != nil && fs && e.gen == d.gen:
 		return e.ino, ByFs
 	case e != nil && e.lease > 0 && c.now() < e.lease:
@@ -59,7 +59,7 @@ func (c *Client) mayName(dir *Inode, name string) (wire.Ino, Right) {
 
 // mayList: the complete listing.
 func (c *Client) mayList(dir *Inode) ([]wire.DirEntry, Right) {
-	if d := dir.dir; d != nil && d.listing != nil && dir.cap.issued&caps.FileShared != 0 && c.usable() {
+	if d := dir.dir; d != nil && d.listing != nil && dir.cap.issued&caps.FileShared != 0 && dir.usable() {
 		return d.listing, ByComplete
 	}
 	return nil, NoRight
@@ -74,7 +74,7 @@ func (c *Client) kernelAttr(in *Inode) int64 {
 		return 0
 	}
 	now := c.now()
-	t := min(c.kernel, c.valid-now)
+	t := min(c.kernel, in.at.valid-now)
 	if t <= 0 {
 		return 0
 	}

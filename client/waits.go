@@ -34,6 +34,7 @@ var waitNames = [numWaitKinds]string{"local", "request", "caps", "range", "safe"
 // reason qualifies it.
 type reason struct {
 	kind waitKind
+	rank wire.Rank
 	ino  wire.Ino
 	bits caps.Bits
 	call *call
@@ -84,19 +85,22 @@ func (c *Client) getUp(k *Caller, w *sleeper) {
 	w.prev.next, w.next.prev = w.next, w.prev
 	s.took[w.why.kind].Add(int64(d))
 	slow := s.limit > 0 && d >= s.limit
-	why, op := w.why, w.k
+	why, op, owner := w.why, w.k, ""
+	if slow {
+		owner = why.owner()
+	}
 	*w = sleeper{next: s.free}
 	s.free = w
 	s.mu.Unlock()
 	k.why = reason{}
 	if slow {
-		c.tellLate(op, why, d)
+		c.tellLate(op, why, owner, d)
 	}
 }
 
-func (c *Client) tellLate(k Caller, why reason, d time.Duration) {
+func (c *Client) tellLate(k Caller, why reason, owner string, d time.Duration) {
 	x := watch.Slow{At: time.Now(), What: fmt.Sprintf("%s of ino %v", k.opName(), k.Ino), For: fmt.Sprintf("pid %d", k.PID), Ms: float64(d.Microseconds()) / 1000,
-		Stage: waitNames[why.kind], Owner: why.owner()}
+		Stage: waitNames[why.kind], Owner: owner}
 	c.sleepers.late.Add(x)
 	c.log.Warn().Str("op", x.What).Str("for", x.For).Float64("ms", x.Ms).Str("stage", x.Stage).Str("owner", x.Owner).Msg("slow operation")
 }
@@ -111,13 +115,13 @@ func (k *Caller) opName() string {
 func (w reason) owner() string {
 	switch w.kind {
 	case waitRequest:
-		return fmt.Sprintf("mds rank 0: %v tid %d ino %v %q", w.call.req.Op, w.call.req.Tid&^wire.ReadTid, w.call.req.Ino, w.call.req.Name)
+		return fmt.Sprintf("mds rank %d: %v tid %d ino %v %q", w.call.s.num, w.call.req.Op, w.call.req.Tid&^wire.ReadTid, w.call.req.Ino, w.call.req.Name)
 	case waitCaps:
-		return fmt.Sprintf("mds rank 0, to grant %v of ino %v", w.bits, w.ino)
+		return fmt.Sprintf("mds rank %d, to grant %v of ino %v", w.rank, w.bits, w.ino)
 	case waitRange:
-		return fmt.Sprintf("mds rank 0, to let ino %v be written further", w.ino)
+		return fmt.Sprintf("mds rank %d, to let ino %v be written further", w.rank, w.ino)
 	case waitSafe:
-		return "mds rank 0, to have its journal on disk"
+		return fmt.Sprintf("mds rank %d, to have its journal on disk", w.rank)
 	case waitObjects:
 		return fmt.Sprintf("the OSDs: objects of ino %v", w.ino)
 	case waitTurn:
@@ -152,15 +156,25 @@ type Giving struct {
 	On      string `json:"on"`
 }
 
-// Report is everything that waits in a mount.
+// SessionReport is one session of a mount.
+type SessionReport struct {
+	Rank    int32  `json:"rank"`
+	State   string `json:"session"` // none, opening, reconnecting, open
+	With    string `json:"with"`    // instance
+	ValidMs int64  `json:"valid_ms"`
+	Kept    int    `json:"kept"` // requests and flushes that are not safe yet
+}
+
+// Report is everything that waits in a mount. Session, Rank and ValidMs are those of rank 0.
 type Report struct {
-	Client  string            `json:"client"`  // instance, as the rank and the OSDs know it
-	Session string            `json:"session"` // none, opening, reconnecting, open
-	Rank    string            `json:"rank"`    // instance it is with
-	ValidMs int64             `json:"valid_ms"`
-	Waits   []Waiting         `json:"waits"`
-	Giving  []Giving          `json:"giving"`
-	Objects []objecter.OpenOp `json:"objects"`
+	Client   string            `json:"client"`  // instance, as the rank and the OSDs know it
+	Session  string            `json:"session"` // none, opening, reconnecting, open
+	Rank     string            `json:"rank"`    // instance it is with
+	ValidMs  int64             `json:"valid_ms"`
+	Sessions []SessionReport   `json:"sessions"` // of each rank, 0 included
+	Waits    []Waiting         `json:"waits"`
+	Giving   []Giving          `json:"giving"`
+	Objects  []objecter.OpenOp `json:"objects"`
 }
 
 var sessNames = [...]string{sessNone: "none", sessOpening: "opening", sessReconnecting: "reconnecting", sessOpen: "open"}
@@ -186,7 +200,10 @@ func (c *Client) Waits() Report {
 	}
 	s.mu.Unlock()
 	c.mu.Lock()
-	r.Client, r.Session, r.Rank, r.ValidMs = c.inst.String(), sessNames[c.state], c.rank.String(), (c.valid-c.now())/1e6
+	r.Client, r.Session, r.Rank, r.ValidMs = c.inst.String(), sessNames[c.rank0.state], c.rank0.rank.String(), (c.rank0.valid-c.now())/1e6
+	for _, s := range c.sessions {
+		r.Sessions = append(r.Sessions, SessionReport{Rank: int32(s.num), State: sessNames[s.state], With: s.rank.String(), ValidMs: (s.valid - c.now()) / 1e6, Kept: len(s.kept)})
+	}
 	for _, in := range c.inodes {
 		if !in.cap.job {
 			continue
@@ -245,7 +262,10 @@ func (c *Client) Metrics() Metrics {
 	}
 	c.sleepers.mu.Unlock()
 	c.mu.Lock()
-	m.Inodes, m.Kept, m.ValidMs, m.Lives = len(c.inodes), len(c.kept), (c.valid-c.now())/1e6, c.gen
+	m.Inodes, m.ValidMs, m.Lives = len(c.inodes), (c.rank0.valid-c.now())/1e6, c.gen
+	for _, s := range c.sessions {
+		m.Kept += len(s.kept)
+	}
 	for _, in := range c.inodes {
 		if in.opens != (opens{}) {
 			m.Open++

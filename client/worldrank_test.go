@@ -87,7 +87,7 @@ func (r *rank) show(n *node, b caps.Bits, valid wire.AttrMask) *wire.InodeStat {
 
 // ---- Cluster ---------------------------------------------------------------------------
 
-func (r *rank) Rank0() (string, wire.Instance, clustermap.RankState) {
+func (r *rank) Rank(wire.Rank) (string, wire.Instance, clustermap.RankState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return "rank", r.inst, r.state

@@ -46,7 +46,7 @@ func (c *Client) Write(k *Caller, f *File, data []byte, off uint64, fl WriteFlag
 	if !f.Direct || fl.FromMmap {
 		in.pages = true
 		in.paged++
-		if !in.cap.issued.Has(caps.FileCache) || !c.usable() {
+		if !in.cap.issued.Has(caps.FileCache) || !in.usable() {
 			in.oldPages = true
 		}
 	}
@@ -168,7 +168,7 @@ func (c *Client) admit(k *Caller, f *File, off *uint64, n uint64, app bool) (end
 			in.cap.askedMax = end
 			c.update(in, end)
 		}
-		k.why = reason{kind: waitRange, ino: in.ino}
+		k.why = reason{kind: waitRange, rank: in.at.num, ino: in.ino}
 		if err := c.await(k, in.changed.wait()); err != nil {
 			return 0, err
 		}

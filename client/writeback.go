@@ -129,11 +129,11 @@ func (c *Client) bufferShrank(in *Inode) {
 	c.maybeIdle(in)
 	switch {
 	case c.inodes[in.ino] != in: // unlinked
-	case c.state != sessOpen || in.cap.job || in.cap.id == 0:
+	case in.at.state != sessOpen || in.cap.job || in.cap.id == 0:
 	case in.opens.wr == 0:
 		c.partWithWriter(in)
 	case in.dirty && c.now()-in.dirtyAt >= int64(c.cfg.DirtyExpire)/2:
-		c.sendSoon(c.makeUpdate(in, 0))
+		in.at.sendSoon(c.makeUpdate(in, 0))
 	}
 }
 
@@ -185,8 +185,14 @@ func (c *Client) Sync(ctx context.Context) error {
 			c.update(in, 0)
 		}
 	}
-	if err := c.waitSafe(k, c.unsafeTid()); err != nil {
-		return err
+	upTo := map[*session]wire.Tid{}
+	for _, s := range c.sessions {
+		upTo[s] = s.unsafeTid()
+	}
+	for _, s := range slices.Clone(c.sessions) {
+		if err := s.waitSafe(k, upTo[s]); err != nil {
+			return err
+		}
 	}
 	if c.wb.losses > lost {
 		return fmt.Errorf("client: sync: some writes are lost: %w", c.wb.lossWhat)

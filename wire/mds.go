@@ -26,6 +26,7 @@ const (
 	TReconnected
 	TEvicted
 	TLockQueued
+	TRedirect
 )
 
 func init() {
@@ -50,6 +51,17 @@ func init() {
 	Register[Reconnected]()
 	Register[Evicted]()
 	Register[LockQueued]()
+	Register[Redirect]()
+}
+
+// Redirect says that the rank has not run request Tid and will not: what it names by number, Ino,
+// belongs to Rank as far as this one knows. The client asks there, under a tid of that session, and
+// remembers. It shows no state, so it waits for nothing (ES3).
+type Redirect struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Tid      Tid
+	Ino      Ino
+	Rank     Rank
 }
 
 // ---- session ---------------------------------------------------------------------------
@@ -547,6 +559,7 @@ func (*SessionOpen) WireType() Type   { return TSessionOpen }
 func (*SessionOpened) WireType() Type { return TSessionOpened }
 func (*SessionClose) WireType() Type  { return TSessionClose }
 func (*SessionClosed) WireType() Type { return TSessionClosed }
+func (*Redirect) WireType() Type      { return TRedirect }
 func (*Renew) WireType() Type         { return TRenew }
 func (*RenewAck) WireType() Type      { return TRenewAck }
 func (*Reply) WireType() Type         { return TReply }

@@ -97,8 +97,8 @@ func New() *Rank {
 
 // ---- client.Cluster --------------------------------------------------------------------
 
-// Rank0 implements client.Ranks.
-func (r *Rank) Rank0() (string, wire.Instance, clustermap.RankState) {
+// Rank implements client.Ranks.
+func (r *Rank) Rank(wire.Rank) (string, wire.Instance, clustermap.RankState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return "fake", r.inst, r.state
