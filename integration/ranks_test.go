@@ -86,6 +86,9 @@ func TestRanksComeAndGo(t *testing.T) {
 	if out := c.Must("sessions", "--json", "--dir", c.Dir, "--rank", "0"); json.Unmarshal([]byte(out), &rows) != nil || len(rows) == 0 {
 		t.Errorf("rank 0 has no sessions: %s", out)
 	}
+	if out := c.Must("fs", "subtrees", "--dir", c.Dir); !strings.Contains(out, "rank 0   /") || !strings.Contains(out, "rank 1   nothing") {
+		t.Errorf("fs subtrees says\n%s", out)
+	}
 	c.Must("fs", "set", "ranks", "3")
 	awaitHolders(t, c, 3, 0)
 	put()

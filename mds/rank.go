@@ -142,7 +142,7 @@ type Rank struct {
 // Counts are totals for `capstan status` and tests.
 type Counts struct {
 	Requests, Entries, Fetches, Flushes, Trimmed, Purged, Strays, Crowded uint64
-	Parked, Grants, Revokes, AskedAgain, Evictions                        uint64
+	Parked, Grants, Revokes, AskedAgain, Evictions, Redirects             uint64
 }
 
 // New makes a rank in its first state. Nothing happens before the first event; the shell

@@ -43,8 +43,9 @@ const (
 	eOPNOTSUPP   errno = 95
 	eSTALE       errno = 116
 
-	parked  errno = 1 << 31
-	resting errno = 1<<31 + 1 // answered, but it keeps a lock (ES6): finish comes later
+	parked     errno = 1 << 31
+	resting    errno = 1<<31 + 1 // answered, but it keeps a lock (ES6): finish comes later
+	redirected errno = 1<<31 + 2 // another rank owns what it names: request.to
 )
 
 // opDesc describes an operation. A request runs it from the top each time it is woken:
@@ -114,6 +115,7 @@ type request struct {
 	sought wire.Ino    // the number that is looked for in the index
 	misses int         // … how often in vain
 	pos    journal.Pos // its entry
+	to     wire.Rank   // who owns what it names, of one that is redirected
 	since  int64       // when it was queued for a file lock
 	told   bool        // … and its client knows its place
 
@@ -207,6 +209,13 @@ func (r *Rank) run(q *request) {
 	}
 	if e == parked {
 		must.Holdf(q.inList, "%v parked without a reason", q.Op)
+		return
+	}
+	if e == redirected {
+		// It shows nothing, so it waits for nothing (ES3).
+		r.send(q.sess, 0, uint64(q.Tid), &wire.Redirect{Tid: q.Tid, Ino: q.Ino, Rank: q.to})
+		r.counts.Redirects++
+		r.finish(q)
 		return
 	}
 	if e != ok {
@@ -336,6 +345,9 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
 	if in == nil || in.stub {
+		if r.owner(ino) != r.cfg.Rank {
+			return nil, r.elsewhere(q, ino)
+		}
 		// Not in the cache: a file handle, a number out of an older life, a resent request.
 		return nil, r.lookFor(q, ino)
 	}

@@ -14,7 +14,7 @@ import (
 
 // retire stops a rank that there should not be, once it can.
 func (r *Rank) retire() {
-	if !r.retiring || r.state != clustermap.RankActive || !r.empty() {
+	if !r.retiring || r.state != clustermap.RankActive || r.Owned() > 0 || !r.empty() {
 		return
 	}
 	r.logf(LogInfo, "rank %d stops: there should be %d ranks, and it owns nothing", r.cfg.Rank, r.fsmap.MaxRanks)
@@ -46,11 +46,5 @@ func (r *Rank) empty() bool {
 	return true
 }
 
-// Owned counts the directories of the tree that the rank owns by itself: for rank 0, which has
-// the root and cannot stop, it is 1 at least.
-func (r *Rank) Owned() int {
-	if r.root != nil {
-		return 1
-	}
-	return 0
-}
+// Owned counts the directories at the top of what the rank owns of the tree: with any, it cannot stop.
+func (r *Rank) Owned() int { return len(r.Subtrees()) }

@@ -197,7 +197,7 @@ func (w *world) endWrite(i int) {
 
 func (w *world) putJournal(j JournalWrite, n int) {
 	for _, p := range journal.Pieces(j.Off, n) {
-		o := w.object(wire.ObjectID{Pool: 1, Name: journal.ObjectName("journal.0", p.Index)}, true)
+		o := w.object(wire.ObjectID{Pool: 1, Name: journal.ObjectName(w.r.journalPrefix(), p.Index)}, true)
 		o.write(p.Off, j.Bytes[p.Skip:p.Skip+p.Len])
 	}
 }

@@ -61,10 +61,12 @@ func root() *cobra.Command {
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
 	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), osdFsckCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
 	pg.AddCommand(pgQueryCmd())
+	fs := monWords("fs", "Show and set the file system's ranks", fsWords)
+	fs.AddCommand(subtreesCmd())
 	group("try", "Try it on this machine:", demoCmd(), devCmd())
 	group("use", "Use a volume:", mountCmd(), umountCmd(), syncCmd(), mountHelperCmd())
 	group("run", "Run and steer daemons:", monCmd(), osd, mdsCmd(), pg, monWords("pool", "Show and change pools", poolWords),
-		monWords("fs", "Show the file system's ranks", fsWords), monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
+		fs, monWords("blocklist", "Show and add fenced clients and daemons", blocklistWords))
 	group("see", "See what goes on:", statusCmd(), healthCmd(), sessionsCmd(), capsCmd(), locksCmd(), whyCmd(), traceCmd(), daemonCmd(), metricsCmd(), configCmd(), versionCmd())
 	group("check", "Check a file system, ours or another:", fsckCmd(), lockcertCmd())
 	cmd.AddCommand(lockcertWorkerCmd())

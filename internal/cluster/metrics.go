@@ -123,6 +123,7 @@ func mdsMetrics(run *mdsserver.Daemon) metrics.Source {
 		k.Count("mds_cap_revokes_total", m.Counts.Revokes)
 		k.Count("mds_cap_revokes_repeated_total", m.Counts.AskedAgain)
 		k.Put("mds_revokes_open", float64(m.Gauges.Asks))
+		k.Count("mds_redirects_total", m.Counts.Redirects)
 		k.Count("mds_evictions_total", m.Counts.Evictions)
 		for state, n := range m.Gauges.Sessions {
 			k.Put("mds_sessions", float64(n), state)

@@ -84,6 +84,7 @@ var Defs = []Def{
 	d("mds_cap_revokes_total", Counter, "mds", "Caps asked back."),
 	d("mds_cap_revokes_repeated_total", Counter, "mds", "Caps asked back a second time, after half of revoke_deadline."),
 	d("mds_revokes_open", Gauge, "mds", "Revokes and lease revokes that are not answered."),
+	d("mds_redirects_total", Counter, "mds", "Requests that were sent on to the rank that owns what they name."),
 	d("mds_evictions_total", Counter, "mds", "Clients evicted."),
 	d("mds_sessions", Gauge, "mds", "Sessions by state.", "state"),
 	d("mds_caps", Gauge, "mds", "Caps that clients hold."),

@@ -36,6 +36,7 @@ func (d *Daemon) Register(reg *admin.Registry) {
 		}
 		return st, nil
 	})
+	reg.Register("subtrees", ask(func(r *mds.Rank, _ json.RawMessage) (any, error) { return r.Subtrees(), nil }))
 	reg.Register("sessions", ask(func(r *mds.Rank, _ json.RawMessage) (any, error) { return r.DumpSessions(), nil }))
 	reg.Register("caps", ask(func(r *mds.Rank, args json.RawMessage) (any, error) { return r.DumpCaps(word(args)) }))
 	reg.Register("locks", ask(func(r *mds.Rank, args json.RawMessage) (any, error) { return r.DumpLocks(word(args)) }))
