@@ -144,7 +144,7 @@ func (s *session) onRedirect(m *wire.Redirect) {
 	if in := c.inodes[m.Ino]; in != nil {
 		in.moveTo(to)
 	}
-	if cl.hops++; cl.hops <= maxHops {
+	if cl.hops++; cl.hops <= maxHops && !to.gone() {
 		c.startOn(to, cl)
 		return
 	}
@@ -162,6 +162,9 @@ func (s *session) onRedirect(m *wire.Redirect) {
 			cl.err = ErrLost
 			close(cl.done)
 			return
+		}
+		if to.gone() { // the map of one of us is old: rank 0 is always there
+			to = c.rank0
 		}
 		c.startOn(to, cl)
 	})

@@ -66,6 +66,12 @@ func (c *Client) sessionWith(n wire.Rank) *session {
 	return s
 }
 
+// gone reports whether the session's rank should not be there, by our map.
+func (s *session) gone() bool {
+	_, _, state := s.c.cfg.Cluster.Rank(s.num)
+	return s.num > 0 && state == clustermap.RankNone
+}
+
 // usable reports whether caps may be used now: past its validity a client must not (4.7).
 func (s *session) usable() bool { return s.c.now() < s.valid }
 
@@ -185,7 +191,7 @@ func (s *session) run() {
 		addr, inst, state := c.cfg.Cluster.Rank(s.num)
 		c.mu.Lock()
 		known := s.known
-		if state == clustermap.RankNone && s.num > 0 {
+		if s.gone() {
 			s.leave() // there should be fewer ranks: what it owned it gave away before it stopped
 			c.unlockFlush()
 		} else {

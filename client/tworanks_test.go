@@ -261,6 +261,26 @@ func TestRedirectsInARingPause(t *testing.T) {
 	})
 }
 
+// A redirect to a rank that there should not be, by the client's map, is not waited on: one of the two
+// maps is old, and rank 0 is asked again.
+func TestARedirectToNobodyComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRanksWorld(t)
+		w.knows()
+		w.mu.Lock()
+		w.gone = true
+		w.mu.Unlock()
+		end := w.run(func(k *Caller) error { _, err := w.c.Lookup(k, dirD, "x"); return err })
+		w.tell(0, &wire.Redirect{Tid: w.next(0).Tid, Ino: dirD, Rank: 1})
+		w.quiet(0)
+		time.Sleep(2 * hopPause)
+		w.tell(0, &wire.Reply{Tid: w.next(0).Tid, Errno: uint32(eNOENT)})
+		if err := end(); err != eNOENT {
+			t.Fatal(err)
+		}
+	})
+}
+
 // The fence is of the instance: whichever rank evicts it, the client is a new one for all of them.
 func TestAnEvictionByOneRankIsOneByAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

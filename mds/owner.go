@@ -13,7 +13,7 @@ import (
 // number out, which the FSMap tells by the range that the number is of.
 
 // owner is the rank that owns inode number ino. A number that is of nobody's range is ours to call
-// stale.
+// stale, and so is one of a rank that has stopped: it owned nothing then.
 func (r *Rank) owner(ino wire.Ino) wire.Rank {
 	if ino < wire.FirstFreeIno || r.fsmap == nil || slices.Contains(r.cfg.InoRanges, uint64(ino)>>40) {
 		if ino == wire.RootIno {
@@ -23,7 +23,7 @@ func (r *Rank) owner(ino wire.Ino) wire.Rank {
 	}
 	for n := range wire.Rank(wire.MaxRanks) {
 		in, there := r.fsmap.Ranks[n]
-		if there && slices.Contains(in.InoRanges, uint64(ino)>>40) {
+		if there && r.fsmap.Wanted(n) && slices.Contains(in.InoRanges, uint64(ino)>>40) {
 			return n
 		}
 	}

@@ -73,6 +73,10 @@ func TestARankServesItsOwnOnly(t *testing.T) {
 	c.fails(&wire.Request{Op: wire.OpLink, Ino: d, Name: "g", Other: theirs}, eXDEV)
 	c.fails(&wire.Request{Op: wire.OpGetattr, Ino: 1<<40 + 999, Mask: wire.MaskAll}, eSTALE)  // ours, and nowhere
 	c.fails(&wire.Request{Op: wire.OpGetattr, Ino: 77<<40 + 999, Mask: wire.MaskAll}, eSTALE) // nobody's
+	gone := ranksMap(2)
+	gone.Ranks[2] = clustermap.RankInfo{State: clustermap.RankStopped, Created: true, InoRanges: []uint64{3}}
+	w.step(Event{Kind: Maps, FSMap: gone})
+	c.fails(&wire.Request{Op: wire.OpGetattr, Ino: theirs, Mask: wire.MaskAll}, eSTALE) // its rank has stopped, and owned nothing
 	if got := c.list(d); len(got) != 1 || w.r.counts.Redirects != 15 {
 		t.Errorf("%v, %d redirects", got, w.r.counts.Redirects)
 	}
