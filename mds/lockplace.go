@@ -15,16 +15,15 @@ const (
 
 // untold is a waiter whose client does not know its place yet.
 type untold struct {
-	q      *request
-	id     uint64
-	ticket uint64
-	due    int64
+	q   *request
+	id  uint64
+	due int64
 }
 
-// tellPlaceLater notes that q was queued now with that ticket.
-func (r *Rank) tellPlaceLater(q *request, ticket uint64) {
+// tellPlaceLater notes that q was queued now.
+func (r *Rank) tellPlaceLater(q *request) {
 	r.forgetPlaces()
-	r.untold = append(r.untold, untold{q, q.set.Owner.Req, ticket, r.now + tellAfter})
+	r.untold = append(r.untold, untold{q, q.set.Owner.Req, r.now + tellAfter})
 }
 
 // forgetPlaces drops the first ones that wait no more, so that nothing is due when all were served.
@@ -43,7 +42,7 @@ func (r *Rank) tellPlaces() {
 		r.untold = r.untold[1:]
 		if r.flocking[u.id] == u.q {
 			u.q.told = true
-			r.send(u.q.sess, 0, 0, &wire.LockQueued{Tid: u.q.Tid, Ticket: u.ticket})
+			r.send(u.q.sess, 0, 0, &wire.LockQueued{Tid: u.q.Tid, Ticket: u.q.place})
 		}
 	}
 	r.forgetPlaces()

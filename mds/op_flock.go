@@ -70,7 +70,8 @@ var opSetlk = opDesc{
 			r.tidyFileLocks(in)
 			return eDEADLK
 		}
-		r.tellPlaceLater(q, ticket)
+		q.place = ticket
+		r.tellPlaceLater(q)
 		return r.awaitFileLock(q, id)
 	},
 }
@@ -139,10 +140,13 @@ func (r *Rank) refusedFileLock(in *inode, q *request) {
 func (r *Rank) wantedSince(s *session) int64 {
 	since := s.live.refused
 	for _, in := range r.lockFiles {
-		in.file.locks.Blocked(s.client(), func(w *filelock.Waiter) {
-			if q := r.flocking[w.Req]; q != nil && q.sess != s {
-				since = soonest(since, max(q.since, 1))
+		in.file.locks.Blocked(s.client(), func(w *filelock.Waiter) bool {
+			q := r.flocking[w.Req]
+			if q == nil || q.sess == s {
+				return false
 			}
+			since = soonest(since, max(q.since, 1)) // those behind it came later
+			return true
 		})
 	}
 	return since
@@ -199,12 +203,13 @@ func (r *Rank) onLockCancel(s *session, m *wire.LockCancel) {
 		if !r.cancelled(s, m, q.Request) {
 			continue
 		}
+		place := q.place
 		in, id := q.in, q.set.Owner.Req
 		queued := r.flocking[id] == q // else it waits for the inode, or for iflock
 		delete(r.flocking, id)
 		r.finish(q)
 		if queued {
-			_, _, woken := in.file.locks.Cancel(s.client(), id)
+			_, _, woken := in.file.locks.Cancel(s.client(), id, place)
 			r.grantFileLocks(in, woken, 0)
 			r.tidyFileLocks(in)
 		}

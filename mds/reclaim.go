@@ -148,7 +148,7 @@ func (r *Rank) requeue(s *session, c *lockClaim) bool {
 		r.finish(q)
 		return false
 	}
-	q.told = true
+	q.place, q.told = c.Lock.Ticket, true
 	r.awaitFileLock(q, id)
 	return true
 }

@@ -1,8 +1,6 @@
 package mds
 
 import (
-	"slices"
-
 	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/journal"
 	"github.com/capstan-fs/capstan/locker"
@@ -97,7 +95,8 @@ type request struct {
 	late  slowNote
 
 	alive   bool
-	inList  bool // in sess.parked
+	inList  bool // in sess.parked …
+	slot    int  // … there
 	replied bool
 	replay  bool // clientreplay: never answered early
 
@@ -117,7 +116,8 @@ type request struct {
 	pos    journal.Pos // its entry
 	to     wire.Rank   // who owns what it names, of one that is redirected
 	since  int64       // when it was queued for a file lock
-	told   bool        // … and its client knows its place
+	place  uint64      // … its ticket
+	told   bool        // … and its client knows it
 
 	pinnedIn [6]*inode
 	pinnedDn [8]*dentry
@@ -251,9 +251,12 @@ func (r *Rank) unpark(q *request) {
 		return
 	}
 	q.inList = false
-	if i := slices.Index(q.sess.parked, q); i >= 0 {
-		q.sess.parked = slices.Delete(q.sess.parked, i, i+1)
-	}
+	l := q.sess.parked
+	must.Holdf(l[q.slot] == q, "%v: another request is in its slot", q.Op)
+	last := l[len(l)-1] // takes its slot: a session may have very many that wait for locks
+	l[q.slot], last.slot = last, q.slot
+	l[len(l)-1] = nil
+	q.sess.parked = l[:len(l)-1]
 }
 
 // park notes that q waits; who wakes it runs it again from its top.
@@ -264,7 +267,7 @@ func (r *Rank) park(q *request, why string) errno {
 	}
 	if !q.inList {
 		r.counts.Parked++
-		q.inList = true
+		q.inList, q.slot = true, len(q.sess.parked)
 		q.sess.parked = append(q.sess.parked, q)
 	}
 	return parked
@@ -296,7 +299,7 @@ func (r *Rank) killRequests(s *session) {
 			// Its place in the queue goes with it: a grant would look for a request that is no more.
 			delete(r.flocking, id)
 			if in := q.in; in.file != nil && in.file.locks != nil {
-				_, _, woken := in.file.locks.Cancel(s.client(), id)
+				_, _, woken := in.file.locks.Cancel(s.client(), id, q.place)
 				r.grantFileLocks(in, woken, 0)
 				r.tidyFileLocks(in)
 			}

@@ -36,7 +36,7 @@ type session struct {
 	owedAt  int64       // … or leaves alone at this time
 	replied int64       // when the last reply left
 	durable wire.Tid    // highest tid known durable
-	parked  []*request  // in order of arrival
+	parked  []*request  // in no order that means something
 
 	state  sessionState
 	caps   caps.List

@@ -13,13 +13,20 @@ import (
 // only: EDEADLK).
 type Graph struct {
 	waits  map[Owner][]place
-	has    map[Owner]int  // fcntl ranges held and waited for
-	count  map[uint64]int // ranges held and waiters, by client
-	limit  int            // of count; 0: none
-	ticket uint64         // the last one given out
-	last   uint64         // the highest there is
+	has    map[Owner][]use // the spaces where it holds or awaits fcntl ranges
+	count  map[uint64]int  // ranges held and waiters, by client
+	limit  int             // of count; 0: none
+	ticket uint64          // the last one given out
+	last   uint64          // the highest there is
 	frozen bool
+	looked int       // comparisons of one range with another so far: what a long queue costs (tests)
 	wrong  wrong.Set // seeded bugs: see wrong.go
+}
+
+// use is how many ranges of a space an owner holds and waits for.
+type use struct {
+	s *space
+	n int
 }
 
 // place is where a waiter is.
@@ -38,7 +45,7 @@ const ticketBits = 40
 // cluster that is to have them.
 func NewGraph(epoch wire.Epoch, limit int, bugs wrong.Set) *Graph {
 	base := uint64(epoch) << ticketBits
-	return &Graph{waits: map[Owner][]place{}, has: map[Owner]int{}, count: map[uint64]int{}, limit: limit, ticket: base, last: base + 1<<ticketBits - 1, wrong: bugs}
+	return &Graph{waits: map[Owner][]place{}, has: map[Owner][]use{}, count: map[uint64]int{}, limit: limit, ticket: base, last: base + 1<<ticketBits - 1, wrong: bugs}
 }
 
 // draw is the next ticket. After 2^40 (a year of 30 000 a second) the rank must start anew.
@@ -58,33 +65,42 @@ func (g *Graph) NewTable() *Table {
 // full reports whether the client has as much as it may.
 func (g *Graph) full(client uint64) bool { return g.limit > 0 && g.count[client] >= g.limit }
 
-// counted notes that an owner has n ranges or waiters more.
-func (g *Graph) counted(o Owner, flock bool, n int) {
+// counted notes that an owner has n ranges or waiters more in a space.
+func (g *Graph) counted(o Owner, s *space, n int) {
 	if c := g.count[o.Client] + n; c != 0 {
 		g.count[o.Client] = c
 	} else {
 		delete(g.count, o.Client)
 	}
-	if flock {
+	if s.flock {
 		return
 	}
-	if c := g.has[o] + n; c != 0 {
-		g.has[o] = c
-	} else {
-		delete(g.has, o)
+	l := g.has[o]
+	i := slices.IndexFunc(l, func(u use) bool { return u.s == s })
+	if i < 0 {
+		g.has[o] = append(l, use{s, n})
+		return
 	}
+	if l[i].n += n; l[i].n != 0 {
+		return
+	}
+	if len(l) == 1 {
+		delete(g.has, o)
+		return
+	}
+	g.has[o] = slices.Delete(l, i, i+1)
 }
 
 func (g *Graph) add(s *space, w *Waiter) {
 	g.waits[w.Owner] = append(g.waits[w.Owner], place{s, w.Ticket})
-	g.counted(w.Owner, s.flock, 1)
+	g.counted(w.Owner, s, 1)
 }
 
 func (g *Graph) remove(s *space, w *Waiter) {
 	l := g.waits[w.Owner]
 	i := slices.Index(l, place{s, w.Ticket})
 	must.Holdf(i >= 0, "filelock: %v waits and the graph does not know it", w.Held)
-	g.counted(w.Owner, s.flock, -1)
+	g.counted(w.Owner, s, -1)
 	if len(l) == 1 {
 		delete(g.waits, w.Owner)
 		return
@@ -134,11 +150,47 @@ func (f *search) from(s *space, h *Held, n int) {
 	s.inTheWay(h, n, f.visit)
 }
 
+// awaited reports whether anybody waits for the owner: else no circle goes through it. One who has
+// nothing, or whose ranges nobody queues for, so costs no search, however long other queues are.
+func (g *Graph) awaited(o Owner) bool {
+	for _, u := range g.has[o] {
+		if u.s.awaits(o) {
+			return true
+		}
+	}
+	return false
+}
+
+// awaits reports whether another owner waits in s that o may be in the way of.
+func (s *space) awaits(o Owner) bool {
+	if len(s.wait) == 0 {
+		return false
+	}
+	i, to := s.run(o)
+	for ; i < to; i++ {
+		h := &s.held[i]
+		if h.End < s.hull[0] || s.hull[1] < h.Start {
+			continue
+		}
+		for k := range s.wait {
+			if s.clash(h, &s.wait[k].Held) {
+				return true
+			}
+		}
+	}
+	for _, at := range s.g.waits[o] { // who is queued behind it waits for it too
+		if at.s == s && s.wait[len(s.wait)-1].Ticket > at.ticket {
+			return true
+		}
+	}
+	return false
+}
+
 // deadlock searches from the owners that w would wait for, over what those wait for, of any
 // length and over any files, for w's own owner.
 func (g *Graph) deadlock(s *space, w *Waiter) bool {
-	if g.wrong.Has(wrong.NoDeadlock) || g.has[w.Owner] == 0 {
-		return false // nobody waits for an owner that has nothing
+	if g.wrong.Has(wrong.NoDeadlock) || !g.awaited(w.Owner) {
+		return false
 	}
 	f := search{want: w.Owner, seen: map[Owner]bool{}, asked: map[*space][]asked{}}
 	f.from(s, &w.Held, len(s.wait))

@@ -20,6 +20,9 @@ func (s *space) enqueue(w Waiter) {
 	s.hull = [2]uint64{min(s.hull[0], w.Start), max(s.hull[1], w.End)}
 	s.wait = slices.Insert(s.wait, s.find(w.Ticket), w)
 	s.g.add(s, &w)
+	if s.holds(w.Owner) {
+		s.again++
+	}
 }
 
 func (s *space) dequeue(i int) Waiter {
@@ -33,6 +36,9 @@ func (s *space) dequeue(i int) Waiter {
 		s.wait = nil
 	}
 	s.g.remove(s, &w)
+	if s.holds(w.Owner) {
+		s.again--
+	}
 	return w
 }
 
@@ -91,7 +97,13 @@ func (s *space) wake() []Waiter {
 // what it wants, or is its own owner. So a long queue is not walked for each hand-over.
 func (s *space) barred(i int) bool {
 	w := &s.wait[i]
-	if w.Type != wire.LockWrite || w.Start > s.hull[0] || w.End < s.hull[1] || len(s.held) > 8 || len(s.g.waits[w.Owner]) > 1 {
+	if w.Type != wire.LockWrite || w.Start > s.hull[0] || w.End < s.hull[1] || len(s.g.waits[w.Owner]) > 1 {
+		return false
+	}
+	if s.again == 0 || s.again == 1 && s.holds(w.Owner) {
+		return true // the one who holds something and waits is w's owner
+	}
+	if len(s.held) > 8 {
 		return false
 	}
 	for k := range s.held {

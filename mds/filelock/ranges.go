@@ -73,20 +73,43 @@ func (s *space) insert(h Held) {
 		}
 		return cmp.Compare(a.Start, b.Start)
 	})
+	if !s.holds(h.Owner) {
+		s.again += s.waitersOf(h.Owner)
+	}
 	s.held = slices.Insert(s.held, i, h)
 	s.noted(&h, 1)
 }
 
 func (s *space) remove(i int) {
+	o := s.held[i].Owner
 	s.noted(&s.held[i], -1)
 	s.held = slices.Delete(s.held, i, i+1)
+	if !s.holds(o) {
+		s.again -= s.waitersOf(o)
+	}
+}
+
+// holds reports whether o has a grant.
+func (s *space) holds(o Owner) bool {
+	i, found := slices.BinarySearchFunc(s.held, o, func(h Held, o Owner) int { return compareOwners(h.Owner, o) })
+	return found && i < len(s.held)
+}
+
+// waitersOf is how many requests of o are queued.
+func (s *space) waitersOf(o Owner) (n int) {
+	for _, at := range s.g.waits[o] {
+		if at.s == s {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *space) noted(h *Held, n int) {
 	if h.Type == wire.LockWrite {
 		s.writers += n
 	}
-	s.g.counted(h.Owner, s.flock, n)
+	s.g.counted(h.Owner, s, n)
 }
 
 // carve takes [start, end] from what the owner holds, splitting what it cuts through.

@@ -62,6 +62,7 @@ type space struct {
 	held    []Held
 	writers int // of held
 	wait    []Waiter
+	again   int       // of wait, those whose owner holds something here too
 	hull    [2]uint64 // nobody waits for anything outside of it
 	flock   bool
 }
@@ -169,16 +170,14 @@ func (t *Table) Unlock(l wire.FileLock, client uint64) (woken []Waiter, full boo
 	return s.wake(), false
 }
 
-// Cancel removes a waiter by the request that queued it. When it is no longer queued it was
-// answered, and its answer holds.
-func (t *Table) Cancel(client, req uint64) (Waiter, bool, []Waiter) {
+// Cancel removes a waiter by the request that queued it and its place. When it is no longer queued
+// it was answered, and its answer holds.
+func (t *Table) Cancel(client, req, ticket uint64) (Waiter, bool, []Waiter) {
 	for i := range t.spaces {
 		s := &t.spaces[i]
-		for j := len(s.wait) - 1; j >= 0; j-- {
-			if s.wait[j].Owner.Client == client && s.wait[j].Req == req {
-				w := s.dequeue(j)
-				return w, true, s.wake() // those queued behind it may go
-			}
+		if j := s.find(ticket); j < len(s.wait) && s.wait[j].Ticket == ticket && s.wait[j].Owner.Client == client && s.wait[j].Req == req {
+			w := s.dequeue(j)
+			return w, true, s.wake() // those queued behind it may go
 		}
 	}
 	return Waiter{}, false, nil
@@ -202,6 +201,19 @@ func (t *Table) DropClient(client uint64) (woken, dropped []Waiter) {
 }
 
 func (s *space) drop(gone func(*Held) bool) (dropped []Waiter) {
+	stay := s.wait[:0:0]
+	for _, w := range s.wait {
+		if !gone(&w.Held) {
+			stay = append(stay, w)
+			continue
+		}
+		dropped = append(dropped, w)
+		s.g.remove(s, &w)
+	}
+	s.wait = stay
+	if len(stay) == 0 {
+		s.wait = nil
+	}
 	s.held = slices.DeleteFunc(s.held, func(h Held) bool {
 		if !gone(&h) {
 			return false
@@ -209,11 +221,10 @@ func (s *space) drop(gone func(*Held) bool) (dropped []Waiter) {
 		s.noted(&h, -1)
 		return true
 	})
-	for i := 0; i < len(s.wait); {
-		if gone(&s.wait[i].Held) {
-			dropped = append(dropped, s.dequeue(i))
-		} else {
-			i++
+	s.again = 0
+	for i := range s.wait {
+		if s.holds(s.wait[i].Owner) {
+			s.again++
 		}
 	}
 	return dropped
@@ -231,8 +242,9 @@ func (t *Table) Test(l wire.FileLock, client uint64) (first Held, found bool) {
 	return first, found
 }
 
-// Blocked calls fn for each waiter of whom a grant of the client is in the way.
-func (t *Table) Blocked(client uint64, fn func(*Waiter)) {
+// Blocked calls fn for the waiters of whom a grant of the client is in the way, for each grant in
+// the order of the queue until fn says that it is enough.
+func (t *Table) Blocked(client uint64, fn func(*Waiter) (enough bool)) {
 	for i := range t.spaces {
 		s := &t.spaces[i]
 		for k := range s.held {
@@ -240,8 +252,8 @@ func (t *Table) Blocked(client uint64, fn func(*Waiter)) {
 				continue
 			}
 			for j := range s.wait {
-				if clash(&s.held[k], &s.wait[j].Held) {
-					fn(&s.wait[j])
+				if clash(&s.held[k], &s.wait[j].Held) && fn(&s.wait[j]) {
+					break
 				}
 			}
 		}
@@ -274,7 +286,15 @@ func (t *Table) Check() error {
 }
 
 func (s *space) check() error {
-	writers := 0
+	writers, again := 0, 0
+	for a := range s.wait {
+		if s.holds(s.wait[a].Owner) {
+			again++
+		}
+	}
+	if again != s.again {
+		return fmt.Errorf("filelock: %d waiters are counted whose owners hold something, there are %d", s.again, again)
+	}
 	for a := range s.held {
 		h := &s.held[a]
 		if h.Type == wire.LockWrite {

@@ -93,9 +93,9 @@ func TestCancelLetsThoseBehindGo(t *testing.T) {
 	s.lock(f, 1, lk(1, rd, 0, 9, true), "granted")
 	s.lock(f, 2, lk(1, wr, 0, 9, true), "queued")
 	s.lock(f, 3, lk(1, rd, 0, 9, true), "queued")
-	w, ok, woken := f.Cancel(2, 2)
+	w, ok, woken := f.Cancel(2, 2, ticketOf(f, 2))
 	s.is(f, fmt.Sprint(w.Req, ok)+names(woken), "2 true +r3")
-	_, ok, _ = f.Cancel(3, 3)
+	_, ok, _ = f.Cancel(3, 3, 0)
 	s.is(f, fmt.Sprint(ok), "false") // crossed: it was granted
 }
 
@@ -332,7 +332,7 @@ func TestAgainstANaiveModel(t *testing.T) {
 				i := rapid.IntRange(0, len(m.wait)-1).Draw(t, "i")
 				w := m.wait[i]
 				m.wait = slices.Delete(m.wait, i, i+1)
-				_, ok, woken := f.Cancel(w.Owner.Client, w.Req)
+				_, ok, woken := f.Cancel(w.Owner.Client, w.Req, ticketOf(f, w.Req))
 				if !ok {
 					t.Fatal("waiter lost")
 				}
@@ -386,4 +386,16 @@ func TestAgainstANaiveModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// ticketOf is the place of a waiter.
+func ticketOf(t *Table, req uint64) uint64 {
+	for i := range t.spaces {
+		for _, w := range t.spaces[i].wait {
+			if w.Req == req {
+				return w.Ticket
+			}
+		}
+	}
+	return 0
 }

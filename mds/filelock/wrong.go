@@ -9,6 +9,7 @@ import (
 
 // clash is clash of a and b, or what a seeded bug makes of it.
 func (s *space) clash(a, b *Held) bool {
+	s.g.looked++
 	if s.g.wrong == 0 {
 		return clash(a, b)
 	}
