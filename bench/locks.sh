@@ -53,6 +53,8 @@ measure() { # measure NAME DIR DIR DIR DIR
 	before=$(used "$name")
 	GODEBUG=asyncpreemptoff=1 cg "$name" timeout 300 "$out/locks" -n 10 -waiters "$waiters" -gap 2ms "$@" | sed -n "2s/^/$name: /p" || echo "$name: $waiters waiters: not served within 300 s"
 	awk -v who="$name" -v n="$waiters" -v ns=$(($(used "$name") - before)) 'BEGIN {printf "%s: %.0f us of CPU per waiter, with its open and close\n", who, ns/1000/n}'
+	[ "$name" = capstan ] || return 0
+	GODEBUG=asyncpreemptoff=1 timeout 300 "$out/locks" -n 10 -waiters "$waiters" -list "$out/capstan locks --conf $out/cluster/capstan.conf --json \"\$1\"" "$@" | sed -n "2s/^/$name: /p"
 }
 
 run_capstan() {

@@ -218,3 +218,20 @@ func TestLockTicket(t *testing.T) {
 		}
 	}
 }
+
+// Three hundred threads on three mounts queue for one flock: each is granted it in the order of the
+// queue, which their tickets prove. bench/locks does it, and shows how long it took.
+func TestLongLockQueueIsServedInItsOrder(t *testing.T) {
+	harness.NeedMount(t)
+	c := harness.Up(t, harness.Args("--osds", "1"))
+	tool := filepath.Join(t.TempDir(), "locks")
+	if out, err := exec.Command("go", "build", "-o", tool, "../bench/locks").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	list := fmt.Sprintf("%s locks --conf %s --json \"$1\"", harness.Binary(t), c.Conf())
+	cmd := exec.Command(tool, "-n", "10", "-hold", "0", "-waiters", "300", "-list", list, c.Mount(), c.Mount(), c.Mount())
+	cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1") // a signal of Go's own would send a thread to the end of the queue
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	must(t, err)
+}

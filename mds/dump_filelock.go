@@ -19,6 +19,7 @@ type FileLockInfo struct {
 	End     uint64 `json:"end"` // inclusive; 9223372036854775807: to the end of the file
 	Ticket  uint64 `json:"ticket"`
 	Waiting bool   `json:"waiting,omitempty"`
+	Thread  uint32 `json:"thread,omitempty"` // of a waiter: its thread on that host, unless a failover has come between
 	WaitsMs int64  `json:"waits_ms,omitempty"`
 	Told    bool   `json:"told,omitempty"` // its client knows its place: the next rank will too
 }
@@ -45,7 +46,7 @@ func (r *Rank) fileLocks(in *inode) (out []FileLockInfo) {
 			f := add(kind, w.Held)
 			f.Waiting = true
 			if q := r.flocking[w.Req]; q != nil {
-				f.WaitsMs, f.Told = (r.now-q.since)/1e6, q.told
+				f.WaitsMs, f.Told, f.Thread = (r.now-q.since)/1e6, q.told, q.PID
 			}
 		}
 	}

@@ -4,14 +4,25 @@
 //
 // hand-over: two processes' worth of threads pass an fcntl (OFD) lock to and fro between the
 // first and the last mount; p50 and p99 of the time from before the unlock to after the grant.
-// queue: N threads spread over the mounts wait for one flock, queued one after the other; it
-// says whether they were served in that order, and the time per hand-over.
+// queue: N threads spread over the mounts wait for one flock, asked for one after the other; it
+// says how many were not served in that order, and the time per hand-over. When a request reaches
+// its queue the tool cannot know, so that order proves nothing of a network file system. With
+// -list CMD, Capstan's
+//
+//	-list 'capstan locks --conf CONF --json "$1"'
+//
+// it does: CMD shows the queue before the lock is let go, each holder reads the ticket of its grant
+// (docs/filelocks.md), and the grants in the order of their tickets must be that queue, else the
+// exit status is 1.
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +30,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,19 +40,20 @@ func main() {
 	waiters := flag.Int("waiters", 200, "threads in the queue")
 	hold := flag.Duration("hold", time.Millisecond, "how long a lock is kept once the other side asks; the machine is idle meanwhile, and 0 leaves out what it costs to wake it")
 	gap := flag.Duration("gap", 3*time.Millisecond, "time between two waiters, which must suffice to queue one")
+	list := flag.String("list", "", "a shell command that prints the locks of the file $1 as capstan locks --json does: the order is proven by it")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	debug.SetMaxThreads(*waiters + 10_000)
-	if err := run(flag.Args(), *n, *waiters, *hold, *gap); err != nil {
+	if err := run(flag.Args(), *n, *waiters, *hold, *gap, *list); err != nil {
 		fmt.Fprintln(os.Stderr, "locks:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dirs []string, n, waiters int, hold, gap time.Duration) error {
+func run(dirs []string, n, waiters int, hold, gap time.Duration, list string) error {
 	name := fmt.Sprintf("locks.%d", os.Getpid())
 	if err := os.WriteFile(filepath.Join(dirs[0], name), nil, 0o600); err != nil {
 		return err
@@ -49,7 +62,7 @@ func run(dirs []string, n, waiters int, hold, gap time.Duration) error {
 	if err := handOver(filepath.Join(dirs[0], name), filepath.Join(dirs[len(dirs)-1], name), n, hold); err != nil {
 		return err
 	}
-	return queue(dirs, name, waiters, gap)
+	return queue(dirs, name, waiters, gap, list)
 }
 
 func retry(call func() error) error {
@@ -119,15 +132,22 @@ func handOver(a, b string, n int, hold time.Duration) error {
 	return nil
 }
 
-func queue(dirs []string, name string, waiters int, gap time.Duration) error {
-	holder, err := os.Open(filepath.Join(dirs[0], name))
+// waiter is one of the queue; tid is its thread, by which the queue shows it.
+type waiter struct {
+	n, tid int
+	ticket uint64
+}
+
+func queue(dirs []string, name string, waiters int, gap time.Duration, list string) error {
+	path := filepath.Join(dirs[0], name)
+	holder, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	if err := unix.Flock(int(holder.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
-	served := make(chan int, waiters)
+	served := make(chan waiter, waiters)
 	errs := make(chan error, waiters)
 	for i := range waiters {
 		f, err := os.Open(filepath.Join(dirs[i%len(dirs)], name))
@@ -135,29 +155,94 @@ func queue(dirs []string, name string, waiters int, gap time.Duration) error {
 			return err
 		}
 		go func() {
+			runtime.LockOSThread()
 			defer f.Close()
-			if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }); err != nil {
+			w := waiter{n: i, tid: unix.Gettid()}
+			err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
+			if err == nil && list != "" {
+				w.ticket, err = ticketOf(f)
+			}
+			if err != nil {
 				errs <- err
 			}
-			served <- i
+			served <- w
 			unix.Flock(int(f.Fd()), unix.LOCK_UN)
 		}()
-		time.Sleep(gap)
+		if list == "" {
+			time.Sleep(gap)
+		}
+	}
+	var queued []int
+	for list != "" && len(queued) < waiters {
+		if queued, err = queueOf(list, path); err != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond) // the waiters need the processors
 	}
 	start := time.Now()
 	holder.Close()
 	disorder := 0
+	var order []waiter
 	for i := range waiters {
 		select {
 		case err := <-errs:
 			return err
-		case got := <-served:
-			if got != i {
+		case w := <-served:
+			order = append(order, w)
+			if w.n != i {
 				disorder++
 			}
 		}
 	}
-	d := time.Since(start)
-	fmt.Printf("queue: %d waiters, %d out of order, %v each\n", waiters, disorder, d/time.Duration(waiters))
+	each := time.Since(start) / time.Duration(waiters)
+	if list == "" {
+		fmt.Printf("queue: %d waiters, %d served in another order than they were asked for, %v each\n", waiters, disorder, each)
+		return nil
+	}
+	slices.SortFunc(order, func(a, b waiter) int { return cmp.Compare(a.ticket, b.ticket) })
+	for i, w := range order {
+		if w.tid != queued[i] {
+			return fmt.Errorf("queue: thread %d was granted as number %d, where thread %d was queued", w.tid, i, queued[i])
+		}
+		if i > 0 && w.ticket == order[i-1].ticket {
+			return fmt.Errorf("queue: ticket %d was given twice", w.ticket)
+		}
+	}
+	fmt.Printf("queue: %d waiters, granted in the order in which they were queued, by their tickets, %v each\n", waiters, each)
 	return nil
+}
+
+// ticketOf is the ticket of the lock that f has.
+func ticketOf(f *os.File) (ticket uint64, err error) {
+	const ioctl = 0x8008ca01 // _IOR(0xca, 1, uint64_t)
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ioctl, uintptr(unsafe.Pointer(&ticket))); e != 0 {
+		return 0, fmt.Errorf("the ticket of %s: %w", f.Name(), e)
+	}
+	return ticket, nil
+}
+
+// queueOf is the threads that wait for path, in the order of the queue.
+func queueOf(list, path string) (threads []int, err error) {
+	out, err := exec.Command("sh", "-c", list, "sh", path).Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", list, err)
+	}
+	type lock struct {
+		Thread  int
+		Waiting bool
+		Ticket  uint64
+	}
+	var v struct {
+		FileLocks []lock `json:"file_locks"`
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		return nil, fmt.Errorf("%s: %w", list, err)
+	}
+	slices.SortFunc(v.FileLocks, func(a, b lock) int { return cmp.Compare(a.Ticket, b.Ticket) })
+	for _, l := range v.FileLocks {
+		if l.Waiting {
+			threads = append(threads, l.Thread)
+		}
+	}
+	return threads, nil
 }
