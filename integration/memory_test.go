@@ -9,14 +9,17 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/capstan-fs/capstan/integration/harness"
 )
 
-// TestLongWalkHoldsTheBudget makes a tree through one mount and walks it with find -size (a stat
-// per file) through two, while the rank's account and the process's resident memory are
+// TestLongWalkHoldsTheBudget makes a tree through two mounts and walks it with find -size (a stat
+// per file) through both, while the rank's account and the process's resident memory are
 // sampled: neither passes mds_cache_memory by more than a tenth. CAPSTAN_WALK is the number of
 // files, a million by itself; of a small tree only the walk says something.
 func TestLongWalkHoldsTheBudget(t *testing.T) {
@@ -75,15 +78,22 @@ func TestLongWalkHoldsTheBudget(t *testing.T) {
 		}
 		topUsed, topRSS = 0, 0
 	}
-	for i := 0; i < files; i += perDir {
-		d := filepath.Join(a, fmt.Sprintf("d%04d", i/perDir))
-		must(t, os.Mkdir(d, 0o755))
-		for j := range min(perDir, files-i) {
-			f, err := os.Create(filepath.Join(d, fmt.Sprintf("file-%d", j)))
-			must(t, err)
-			must(t, f.Close())
-		}
+	var next atomic.Int64
+	var makers errgroup.Group
+	for k := range 4 {
+		makers.Go(func() error {
+			for {
+				i := int(next.Add(1)-1) * perDir
+				if i >= files {
+					return nil
+				}
+				if err := fill(filepath.Join([]string{a, b}[k%2], fmt.Sprintf("d%04d", i/perDir)), min(perDir, files-i)); err != nil {
+					return err
+				}
+			}
+		})
 	}
+	must(t, makers.Wait())
 	within("create")
 	for round := range 2 {
 		var walks sync.WaitGroup
@@ -102,6 +112,23 @@ func TestLongWalkHoldsTheBudget(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// fill makes a directory of n empty files.
+func fill(dir string, n int) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for j := range n {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("file-%d", j)))
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resident is what a process has in memory, in bytes.
