@@ -294,7 +294,13 @@ func TestSumsBearWrongBackPointers(t *testing.T) {
 // Who owes is known to the next rank also when the journal has forgotten what made it owe: the
 // head of the first segment lists it.
 func TestSumsOwedSinceBeforeTheJournal(t *testing.T) {
-	w := newWorld(t, 6)
+	for seed := int64(1); seed <= 30; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { owedBefore(t, seed) })
+	}
+}
+
+func owedBefore(t *testing.T, seed int64) {
+	w := newWorld(t, seed)
 	w.r.cfg.NestLagNs, w.cfg.NestLagNs = 5e9, 1e6
 	c := w.client()
 	s := newSums(w, c)

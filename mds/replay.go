@@ -341,7 +341,8 @@ func (r *Rank) whenComplete(d *dir, fn func()) {
 		fn()
 		return
 	}
-	d.waiters = append(d.waiters, fn)
+	// Asked again: a header that was being read wakes those who wait for the names, too.
+	d.waiters = append(d.waiters, func() { r.whenComplete(d, fn) })
 	r.fetch(d)
 }
 
