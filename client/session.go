@@ -191,6 +191,10 @@ func (s *session) run() {
 		addr, inst, state := c.cfg.Cluster.Rank(s.num)
 		c.mu.Lock()
 		known := s.known
+		if c.closing {
+			c.mu.Unlock()
+			return // what Close has ended does not begin again, or it would stay open when we are gone
+		}
 		if s.gone() {
 			s.leave() // there should be fewer ranks: what it owned it gave away before it stopped
 			c.unlockFlush()
@@ -244,7 +248,7 @@ func (s *session) connect(addr string, inst wire.Instance, r *receiver) bool {
 		return false
 	}
 	c.mu.Lock()
-	if life != c.gen { // evicted by another rank meanwhile: this link is of an instance that is no more
+	if life != c.gen || c.closing { // evicted by another rank, or closing, meanwhile: this link is of an instance that is no more
 		c.mu.Unlock()
 		l.Close()
 		return false

@@ -345,3 +345,34 @@ func TestARankThatStopsGivesItsRequestsBack(t *testing.T) {
 		}
 	})
 }
+
+// A session that Close has ended is not begun again by whoever keeps the line up: nobody would
+// close that one, and others would wait for what it holds until it has expired.
+func TestAClosedSessionIsNotBegunAgain(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRanksWorld(t)
+			end := make(chan error, 1)
+			go func() { end <- w.c.Close(context.Background()) }()
+			synctest.Wait()
+			w.mu.Lock()
+			closes := slices.ContainsFunc(w.heard[0], func(m wire.Message) bool { _, ok := m.(*wire.SessionClose); return ok })
+			w.mu.Unlock()
+			if !closes {
+				t.Fatalf("rank 0 heard %v", w.heard[0])
+			}
+			w.tell(0, &wire.SessionClosed{})
+			select {
+			case err := <-end:
+				if err != nil {
+					t.Error(err)
+				}
+			default:
+				t.Error("Close does not return")
+			}
+			if len(w.dialled[0]) != 1 {
+				t.Errorf("rank 0 was dialled %d times", len(w.dialled[0]))
+			}
+		})
+	}
+}
