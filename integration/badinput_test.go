@@ -59,11 +59,9 @@ func TestBadMountpointsAreRefused(t *testing.T) {
 	refuses(t, c, nil, "umount", t.TempDir())
 }
 
-func TestOptionsOfLaterIssuesAreRefused(t *testing.T) {
+func TestOptionsThatCannotBeAreRefused(t *testing.T) {
 	c := harness.Up(t)
-	for _, o := range [][]string{{"--ranks", "2"}} {
-		refuses(t, c, []string{o[0]}, append([]string{"dev", "up", "--dir", t.TempDir()}, o...)...)
-	}
+	refuses(t, c, []string{"--ranks", "between 1 and 16"}, "dev", "up", "--dir", t.TempDir(), "--ranks", "17")
 	refuses(t, c, []string{"2 monitors", "odd"}, "dev", "up", "--dir", t.TempDir(), "--mons", "2")
 	refuses(t, c, []string{"of 1 monitors, not 3"}, "dev", "up", "--dir", c.Dir, "--mons", "3")
 }

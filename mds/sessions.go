@@ -264,5 +264,8 @@ func (r *Rank) sessionTick() int64 {
 	if r.silentUntil > r.now {
 		next = soonest(next, r.silentUntil)
 	}
+	if next == 0 {
+		next = r.now + 1e9 // nobody is here: a look now and then (it was one each millisecond, 7 % of a processor)
+	}
 	return max(next, r.now+1e6)
 }
