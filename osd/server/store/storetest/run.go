@@ -188,13 +188,7 @@ func random(t *testing.T, open Opener) {
 			for i := range 400 {
 				id := ids[rng.IntN(len(ids))]
 				tx := gens[id].Next()
-				wg.Add(1)
-				s.Submit(tx, func(err error) {
-					if err != nil {
-						t.Error(err)
-					}
-					wg.Done()
-				})
+				submit(t, s, tx, &wg)
 				models[id].Apply(tx)
 				if i%40 == 39 {
 					if rng.IntN(2) == 0 {
@@ -249,13 +243,7 @@ func split(t *testing.T, open Opener) {
 			for i := range 300 {
 				id := ids[rng.IntN(len(ids))]
 				tx := gens[id].Next()
-				wg.Add(1)
-				s.Submit(tx, func(err error) {
-					if err != nil {
-						t.Error(err)
-					}
-					wg.Done()
-				})
+				submit(t, s, tx, &wg)
 				ms[id].Apply(tx)
 				if i == 120 {
 					d := SplitOf(ids[0])
@@ -293,4 +281,15 @@ func split(t *testing.T, open Opener) {
 			s.Close()
 		})
 	}
+}
+
+// submit hands tx to s; wg waits until it is durable.
+func submit(t *testing.T, s osd.Store, tx *osd.Txn, wg *sync.WaitGroup) {
+	wg.Add(1)
+	s.Submit(tx, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		wg.Done()
+	})
 }
