@@ -19,6 +19,8 @@ type ClusterConfig struct {
 	Maps    *monc.Client
 	Cluster wire.UUID
 	Log     zerolog.Logger
+	// SpreadReads is objecter.Config's.
+	SpreadReads uint64
 }
 
 // NewCluster is a Cluster over the network: the rank's address from the FSMap, objects
@@ -71,7 +73,8 @@ func (m *netCluster) Dial(ctx context.Context, addr string, self wire.Instance, 
 func (m *netCluster) Objects(self wire.Instance) Objects {
 	return netObjects{objecter.New(objecter.Config{
 		Net: m.cfg.Net, Maps: m.cfg.Maps, Log: m.cfg.Log,
-		Self: msgr.Peer{Instance: self, Cluster: m.cfg.Cluster},
+		Self:        msgr.Peer{Instance: self, Cluster: m.cfg.Cluster},
+		SpreadReads: m.cfg.SpreadReads,
 	})}
 }
 

@@ -17,6 +17,7 @@ type line struct {
 	addr string
 	conn *msgr.Conn // nil: being dialed
 	dead bool       // the map has no such life any more
+	shy  time.Time  // until then it is asked for nothing as a member
 }
 
 // lineTo finds or starts the line; called with mu held.
@@ -95,5 +96,8 @@ func (l *line) Closed(c *msgr.Conn, _ error) {
 		delete(o.lines, l.id)
 	}
 	l.dead = true
-	o.resend(func(q *op) bool { return q.line == l })
+	o.resend(func(q *op) bool {
+		q.spread = q.spread && q.line != l // the primary may be well
+		return q.line == l
+	})
 }

@@ -37,6 +37,8 @@ type Config struct {
 	Self             msgr.Peer
 	Log              zerolog.Logger
 	MaxInFlightBytes int // back-pressure of Do; 0: 64 MiB
+	// SpreadReads is from how many bytes on a read may be served by any member of the PG; 0: none.
+	SpreadReads uint64
 }
 
 // Options of one operation.
@@ -66,12 +68,15 @@ type Objecter struct {
 	tail    *op
 	lines   map[wire.OSDID]*line
 	retry   *time.Timer // ops that were told WRONG under a map no newer than ours
+	hedge   *time.Timer
 	blocked bool
 	closed  bool
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	stats   Stats
+
+	changing map[wire.ObjectID]int // open mutations, where reads are spread
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	stats    Stats
 
 	slowLimit time.Duration
 	slow      func(SlowOp)
@@ -81,7 +86,9 @@ type Objecter struct {
 type Stats struct {
 	Ops, Sent, Resent, Wrong uint64
 	Open                     int
-	Took                     watch.Hist // from Submit to the answer
+	// Reads sent to members that are not the primary, refused by them, and not answered in time.
+	MemberReads, MemberRefused, MemberSilent uint64
+	Took                                     watch.Hist // from Submit to the answer
 }
 
 // op is an open operation.
@@ -99,6 +106,10 @@ type op struct {
 	interval uint64 // of the PG when it was sent
 	sent     bool   // on line
 	resent   bool
+	mutates  bool
+	spread   bool // any member may serve it
+	atMember bool // line is that of a member that is not the primary
+	sentAt   time.Time
 }
 
 // New makes an Objecter. It follows cfg.Maps for ever after.
@@ -107,7 +118,7 @@ func New(cfg Config) *Objecter {
 		cfg.MaxInFlightBytes = 64 << 20
 	}
 	o := &Objecter{cfg: cfg, room: semaphore.NewWeighted(int64(cfg.MaxInFlightBytes)), m: &clustermap.OSDMap{},
-		open: map[wire.Tid]*op{}, lines: map[wire.OSDID]*line{}}
+		open: map[wire.Tid]*op{}, lines: map[wire.OSDID]*line{}, changing: map[wire.ObjectID]int{}}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	cfg.Maps.OnMaps(func(m *clustermap.OSDMap, _ *clustermap.FSMap) { o.newMap(m) })
 	return o
@@ -132,6 +143,7 @@ func (o *Objecter) Submit(obj wire.ObjectID, ops []wire.ObjOp, opt Options, done
 	o.tid++
 	q := &op{tid: o.tid, obj: obj, ops: ops, opt: opt, done: done, at: time.Now()}
 	o.stats.Ops++
+	q.spread = o.spreads(ops)
 	o.link(q)
 	o.aim(q)
 	l := q.line
@@ -194,6 +206,9 @@ func (o *Objecter) Close() {
 	if o.retry != nil {
 		o.retry.Stop()
 	}
+	if o.hedge != nil {
+		o.hedge.Stop()
+	}
 	var conns []*msgr.Conn
 	for _, l := range o.lines {
 		if l.conn != nil {
@@ -237,9 +252,23 @@ func (o *Objecter) link(q *op) {
 		o.head = q
 	}
 	o.tail = q
+	if o.cfg.SpreadReads == 0 {
+		return
+	}
+	for i := range q.ops {
+		q.mutates = q.mutates || q.ops[i].Kind.Mutates()
+	}
+	if q.mutates {
+		o.changing[q.obj]++
+	}
 }
 
 func (o *Objecter) unlink(q *op) {
+	if q.mutates {
+		if o.changing[q.obj]--; o.changing[q.obj] == 0 {
+			delete(o.changing, q.obj)
+		}
+	}
 	delete(o.open, q.tid)
 	if q.prev != nil {
 		q.prev.next = q.next
@@ -259,12 +288,13 @@ func (o *Objecter) takeAll() (all []*op) {
 	}
 	o.head, o.tail = nil, nil
 	clear(o.open)
+	clear(o.changing)
 	return all
 }
 
 // aim finds the primary of the op's PG under the present map.
 func (o *Objecter) aim(q *op) {
-	q.line, q.sent = nil, false
+	q.line, q.sent, q.atMember = nil, false, false
 	q.pg = o.m.PGOf(q.obj)
 	cfg, ok := o.m.Config(q.pg)
 	if !ok || cfg.Primary == wire.NoOSD {
@@ -275,6 +305,10 @@ func (o *Objecter) aim(q *op) {
 		return
 	}
 	q.interval = cfg.Interval
+	if q.line = o.memberFor(q, cfg); q.line != nil {
+		q.atMember = true
+		return
+	}
 	q.line = o.lineTo(d)
 }
 
@@ -284,6 +318,12 @@ func (o *Objecter) sendOp(q *op) {
 	var flags wire.OSDOpFlags
 	if q.opt.FullTry {
 		flags |= wire.OSDFullTry
+	}
+	if q.atMember {
+		flags |= wire.OSDAnyMember
+		q.sentAt = time.Now()
+		o.stats.MemberReads++
+		o.armPatience()
 	}
 	o.stats.Sent++
 	if q.resent {
@@ -400,6 +440,10 @@ func (o *Objecter) answered(l *line, f *msgr.Frame) {
 		o.fence()
 		return
 	case wire.OSDWrong:
+		if q.atMember && q.line == l {
+			o.refused(q, l)
+			return
+		}
 		o.stats.Wrong++
 		if q.line == l {
 			q.sent = false

@@ -12,7 +12,7 @@ type OpenOp struct {
 	Object  string `json:"object"`
 	Pool    uint32 `json:"pool"`
 	PG      string `json:"pg"`
-	OSD     int32  `json:"osd"` // the primary it is for; -1: the PG has none that is up
+	OSD     int32  `json:"osd"` // whom it is for; -1: the PG has none that is up
 	Writes  bool   `json:"writes"`
 	Sent    bool   `json:"sent"` // false: no connection, or refused and to be sent again
 	SinceMs int64  `json:"since_ms"`

@@ -29,6 +29,7 @@ type peer struct {
 	sentAt     int64
 	resentAt   int64
 	leaseUntil int64
+	leaseSent  int64 // the newest request of ours that it has granted
 	unfitAt    int64 // member: since when it lacks what cannot be read here
 }
 
@@ -42,6 +43,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	o := p.o
 	wasPrimary := p.primary()
 	p.cfg, p.interval, p.adoptedAt = cfg, cfg.Interval, o.now
+	p.reads = readLease{used: p.reads.used}
 	p.active, p.pending, p.stage, p.confirm, p.reconciled, p.gap = false, nil, nil, false, false, false
 	p.peers, p.ackDue, p.ackSent, p.proposedAt, p.fixAt = nil, false, 0, o.now, 0
 
@@ -73,7 +75,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 			e.waiters, e.muts, e.noMuts, e.data = nil, nil, true, nil
 		}
 		if wasPrimary && cfg.Primary != wire.NoOSD {
-			o.send(cfg.Primary, &wire.LeaseReleased{PG: p.id, Interval: cfg.Interval})
+			o.send(cfg.Primary, &wire.LeaseReleased{PG: p.id, Interval: cfg.Interval, Lent: p.lentWire()})
 		}
 	}
 	switch p.role {
@@ -188,6 +190,9 @@ func (p *pg) tick() {
 	case roleNone:
 		p.strayTick()
 		return
+	case roleMember:
+		p.readTick()
+		return
 	default:
 		return
 	}
@@ -205,6 +210,9 @@ func (p *pg) tick() {
 		p.tryActivate()
 	}
 	if p.active {
+		if len(p.lent) > 0 {
+			p.advance()
+		}
 		p.healTick()
 		p.scrubTick()
 		for _, q := range p.peers {
@@ -308,12 +316,19 @@ func (p *pg) considerAddition(q *peer) {
 		}
 		return
 	}
-	p.pending = q
+	p.pending, p.pendingAt = q, p.o.now
 	q.since = p.o.now
 	p.proposePending()
 }
 
+// proposePending proposes it. Where members may answer reads the newcomer must first have given a
+// lease that outlasts what they were lent before it counted: as a successor it would not wait
+// for them.
 func (p *pg) proposePending() {
 	q := p.pending
+	if q.leaseSent < p.pendingAt && len(p.lentNow()) > 0 && !p.o.fault(FaultLendPending) {
+		p.o.send(q.m.ID, &wire.LeaseReq{Epoch: p.o.m.Epoch, Sent: p.o.now, PGs: []wire.PGInterval{{PG: p.id, Interval: p.interval}}})
+		return
+	}
 	p.propose(append(slices.Clone(p.cfg.InSync), q.m), without(p.cfg.Learners, q.m), "osd.%d is caught up", q.m.ID)
 }

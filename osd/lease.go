@@ -99,6 +99,11 @@ func (p *pg) leaseFrom(q *peer, sent int64) {
 	if sent <= 0 || sent > p.o.now {
 		return
 	}
+	if q == p.pending && q.leaseSent < p.pendingAt && sent >= p.pendingAt {
+		q.leaseSent = sent
+		p.proposePending()
+	}
+	q.leaseSent = max(q.leaseSent, sent)
 	if until := sent + p.o.cfg.LeaseNs; until > q.leaseUntil {
 		q.leaseUntil = until
 		if p.active && len(p.parked) > 0 {
@@ -108,8 +113,9 @@ func (p *pg) leaseFrom(q *peer, sent int64) {
 }
 
 // released takes a lease back: its holder lives and answers nothing below interval any more.
-func (p *pg) released(from wire.Instance, interval uint64) {
-	if p.leaseTo == from && interval > p.leaseInterval {
+func (p *pg) released(from wire.Instance, m *wire.LeaseReleased) {
+	if p.leaseTo == from && m.Interval > p.leaseInterval {
+		p.takeLent(m.Lent)
 		p.leaseUntil = 0
 		if p.primary() {
 			p.tryActivate()

@@ -49,7 +49,8 @@ func (o *OSD) start(q *op) {
 		return
 	}
 	p := o.pgs[m.PG]
-	if p == nil || !p.primary() {
+	here := p != nil && p.role == roleMember && m.Flags&wire.OSDAnyMember != 0 && !q.muts
+	if p == nil || !p.primary() && !here {
 		o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
 		return
 	}
@@ -62,6 +63,16 @@ func (o *OSD) start(q *op) {
 			o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
 		} else {
 			o.reply(q, &wire.OSDReply{Errno: eINVAL})
+		}
+		return
+	}
+	if here {
+		switch {
+		case o.m.IsBlocklisted(q.inst):
+			o.reply(q, &wire.OSDReply{Status: wire.OSDBlocklisted})
+		case !p.readHere(q):
+			o.stats.MemberRefused++
+			o.reply(q, &wire.OSDReply{Status: wire.OSDWrong})
 		}
 		return
 	}
@@ -322,7 +333,7 @@ func (p *pg) answer(w waiter, h *wire.LogEntry) {
 // advance is R4: it moves the watermark to what every member, the pending one and the own store
 // have durably, in this interval.
 func (p *pg) advance() {
-	if !p.active || len(p.cfg.InSync) < p.minSize() {
+	if !p.active || len(p.cfg.InSync) < p.minSize() || p.heldBack() != nil {
 		return
 	}
 	c := p.durable

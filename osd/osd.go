@@ -14,25 +14,31 @@ type Fault uint32
 
 // Seeded faults (reference §11).
 const (
-	FaultAckAnyInterval  Fault = 1 << iota // acks of another interval are counted
-	FaultNoLeaseWait                       // a new primary does not wait its lease out (R7)
-	FaultOneLease                          // the lease of one member is enough (R5)
-	FaultReadUncommitted                   // reads do not park behind uncommitted entries
-	FaultCutNotAtomic                      // R8's cut in pieces
-	FaultNoPending                         // addition proposed without needing the newcomer's acks (R9)
-	FaultNoDedupCopy                       // the table is not copied to learners
-	FaultNoBarrier                         // an op's epoch is ignored
-	FaultUUIDIgnored                       // members are known by id alone (R1)
-	FaultAddBeforeActive                   // additions are proposed by a primary that has not waited
-	FaultAckDamaged                        // a member acknowledges what it wrote over a part of damaged bytes
-	FaultMendStale                         // a scrub's copy is installed over what was written since
-	FaultLogOfUnfilled                     // a learner whose copy was not finished is filled by log
-	FaultLogNoCut                          // the objects of a learner's divergent tail are taken for good
-	FaultHealStale                         // a damaged object is replaced by whatever a replica has
-	FaultSplitNoDedup                      // the parts of a PG begin with empty tables
-	FaultSplitNotAtomic                    // a PG is divided by a transaction for each part
-	FaultSplitNoLease                      // a part does not know of the lease that was given
-	FaultSplitUnchecked                    // a primary takes operations on objects that its PG had before a split
+	FaultAckAnyInterval    Fault = 1 << iota // acks of another interval are counted
+	FaultNoLeaseWait                         // a new primary does not wait its lease out (R7)
+	FaultOneLease                            // the lease of one member is enough (R5)
+	FaultReadUncommitted                     // reads do not park behind uncommitted entries
+	FaultCutNotAtomic                        // R8's cut in pieces
+	FaultNoPending                           // addition proposed without needing the newcomer's acks (R9)
+	FaultNoDedupCopy                         // the table is not copied to learners
+	FaultNoBarrier                           // an op's epoch is ignored
+	FaultUUIDIgnored                         // members are known by id alone (R1)
+	FaultAddBeforeActive                     // additions are proposed by a primary that has not waited
+	FaultAckDamaged                          // a member acknowledges what it wrote over a part of damaged bytes
+	FaultMendStale                           // a scrub's copy is installed over what was written since
+	FaultLogOfUnfilled                       // a learner whose copy was not finished is filled by log
+	FaultLogNoCut                            // the objects of a learner's divergent tail are taken for good
+	FaultHealStale                           // a damaged object is replaced by whatever a replica has
+	FaultSplitNoDedup                        // the parts of a PG begin with empty tables
+	FaultSplitNotAtomic                      // a PG is divided by a transaction for each part
+	FaultSplitNoLease                        // a part does not know of the lease that was given
+	FaultSplitUnchecked                      // a primary takes operations on objects that its PG had before a split
+	FaultMemberNoLease                       // a member answers reads without a lease of the primary
+	FaultMemberUncommitted                   // a member answers reads of objects with uncommitted entries
+	FaultNoDropWait                          // writes commit while a dropped member may answer reads
+	FaultMemberNoBarrier                     // a member answers reads whose barrier the primary has not met
+	FaultLendFreely                          // a primary lends for longer than it holds leases itself
+	FaultLendPending                         // an addition is proposed before the newcomer covers what was lent
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.
@@ -178,6 +184,7 @@ type OSD struct {
 	full       bool // by the own store: the map's flag comes seconds later, and 3 % of a small disk fill faster
 	failsafe   bool
 	wantLeases bool
+	wantReads  []*pg      // members that want a read lease
 	copying    []copyWait // learners in turn
 	copyLeft   int64      // of recovery's share
 	sharedAt   int64      // when it was filled up
@@ -192,6 +199,7 @@ type Stats struct {
 	Ops, Reads, Writes, Resent, DedupHits, Parked, Repls, Recons, Copied uint64
 	Strays                                                               uint64 // PGs removed that this OSD had left
 	Splits                                                               uint64 // PGs divided
+	MemberReads, MemberRefused, Lent                                     uint64 // reads answered, and left to the primary, as a member; read leases given
 	ByLog, CopiedBytes                                                   uint64 // learners that were filled by log, bytes of copies to learners
 	Damaged, Healed, Mended                                              uint64 // own copies found damaged, replaced by good ones; members' copies replaced
 }
@@ -247,6 +255,9 @@ func (o *OSD) Flush() *Effects {
 	if o.wantLeases {
 		o.wantLeases = false
 		o.askLeases(true)
+	}
+	if len(o.wantReads) > 0 {
+		o.askReads()
 	}
 	return &o.eff
 }
@@ -370,6 +381,12 @@ func (o *OSD) peerMsg(ev *Event) {
 	case *wire.LeaseGrant:
 		o.leaseGrant(from, m)
 		return
+	case *wire.ReadLeaseReq:
+		o.onReadLeaseReq(from, ev.From, m)
+		return
+	case *wire.ReadLease:
+		o.onReadLease(from, m)
+		return
 	case *wire.ReplNack:
 		o.wantEpoch(m.Epoch)
 		return
@@ -386,7 +403,7 @@ func (o *OSD) peerMsg(ev *Event) {
 		return
 	}
 	if m, ok := ev.Msg.(*wire.LeaseReleased); ok {
-		p.released(ev.From, m.Interval)
+		p.released(ev.From, m)
 		return
 	}
 	if interval < p.interval {
@@ -445,6 +462,8 @@ func (o *OSD) peerMsg(ev *Event) {
 		p.onObjFetched(m, ev.Data)
 	case *wire.ObjMend:
 		p.onObjMend(m, ev.Data)
+	case *wire.ObjBad:
+		p.onObjBad(from, m)
 	}
 }
 
@@ -494,6 +513,8 @@ func route(m wire.Message) (wire.PGID, uint64, wire.Epoch) {
 	case *wire.ObjFetched:
 		return m.PG, m.Interval, 0
 	case *wire.ObjMend:
+		return m.PG, m.Interval, 0
+	case *wire.ObjBad:
 		return m.PG, m.Interval, 0
 	case *wire.LeaseReleased:
 		return m.PG, m.Interval, 0

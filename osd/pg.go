@@ -83,9 +83,11 @@ type pg struct {
 
 	// Primary.
 	active     bool
+	lent       []lent     // read leases that this OSD, as primary now or before, has given or heard of
 	peers      []*peer    // other members, then learners; sorted by id within each
 	cause      wire.OSDID // whose word moved the watermark last: a member, this OSD, or nobody's
 	pending    *peer      // proposed for addition (R9)
+	pendingAt  int64
 	objs       map[string]*object
 	parked     []*object // with a queue, in the order they got one
 	waitActive []*op
@@ -100,6 +102,7 @@ type pg struct {
 	scrubDue   int64 // when the next one begins by itself; 0: not decided
 
 	// Member and learner.
+	reads   readLease
 	ackDue  bool
 	ackSent int64 // lease request to echo
 	gap     bool

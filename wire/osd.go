@@ -34,6 +34,9 @@ const (
 	TOSDPong
 	TPGList
 	TPGListed
+	TReadLeaseReq
+	TReadLease
+	TObjBad
 )
 
 func init() {
@@ -65,6 +68,9 @@ func init() {
 	Register[OSDPong]()
 	Register[PGList]()
 	Register[PGListed]()
+	Register[ReadLeaseReq]()
+	Register[ReadLease]()
+	Register[ObjBad]()
 }
 
 // Limits of object operations.
@@ -84,6 +90,8 @@ const (
 	OSDFullTry OSDOpFlags = 1 << iota
 	// OSDResent marks an operation that was sent before, for counters only.
 	OSDResent
+	// OSDAnyMember: a member that is not the primary may answer, if it may; it only reads.
+	OSDAnyMember
 )
 
 // OSDOp is a vector of steps on one object; the frame's tid is the operation's, the instance is
@@ -459,11 +467,53 @@ type LeaseGrant struct {
 	PGs      []PGInterval
 }
 
-// LeaseReleased: the sender answers nothing any more for intervals of the PG below Interval.
+// LeaseReleased: the sender answers nothing any more for intervals of the PG below Interval. Lent
+// are the read leases that still run of those whom it has let answer reads: the receiver heeds them.
 type LeaseReleased struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	PG       PGID
 	Interval uint64
+	Lent     []Lent
+}
+
+// Lent is a member's read lease and how long it may still run.
+type Lent struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Member   Member
+	Ns       int64
+}
+
+// ReadLeaseReq (member to primary) asks for leave to answer reads of PGs; Sent is the sender's clock.
+type ReadLeaseReq struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch    // of the sender's map: the primary catches up
+	Sent     int64
+	PGs      []PGInterval
+}
+
+// ReadLease gives that leave, for operations whose epoch is at most Epoch, the primary's.
+type ReadLease struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	Epoch    Epoch
+	Sent     int64 // echoed
+	PGs      []PGRead
+}
+
+// PGRead is leave to answer reads of a PG for Ns from ReadLease.Sent on, and what is committed.
+type PGRead struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	PG        PGID
+	Interval  uint64
+	Ns        int64
+	Committed Version
+}
+
+// ObjBad (member to primary) reports a copy that cannot be read; ObjMend replaces it.
+type ObjBad struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+	Interval uint64
+	Name     string
 }
 
 // OSDPing asks a silent peer whether it lives.
@@ -507,6 +557,9 @@ func (*OSDPing) WireType() Type       { return TOSDPing }
 func (*OSDPong) WireType() Type       { return TOSDPong }
 func (*PGList) WireType() Type        { return TPGList }
 func (*PGListed) WireType() Type      { return TPGListed }
+func (*ReadLeaseReq) WireType() Type  { return TReadLeaseReq }
+func (*ReadLease) WireType() Type     { return TReadLease }
+func (*ObjBad) WireType() Type        { return TObjBad }
 
 // CutOpData gives every step its part of the data segment.
 func CutOpData(ops []ObjOp, data []byte) error {
@@ -539,8 +592,11 @@ func CutResultData(rs []ObjResult, data []byte) error {
 func (*ReplAck) WireVersion() byte    { return 2 }
 func (*ReconFix) WireVersion() byte   { return 2 }
 func (*LearnReq) WireVersion() byte   { return 2 }
-func (*PGListed) WireVersion() byte   { return 2 }
 func (*LearnStart) WireVersion() byte { return 2 }
 func (*CopyObj) WireVersion() byte    { return 2 }
 func (*ObjFetched) WireVersion() byte { return 2 }
 func (*ObjMend) WireVersion() byte    { return 2 }
+func (*PGListed) WireVersion() byte   { return 2 }
+
+// WireVersion: 2 since it carries what was lent.
+func (*LeaseReleased) WireVersion() byte { return 2 }

@@ -59,7 +59,7 @@ func devUpCmd() *cobra.Command {
 	cmd.Flags().StringVar(&dir, "dir", "", "`directory` of the cluster")
 	cmd.Flags().StringArrayVar(&wrongs, "wrong", nil, "switch on the seeded bug `NAME` in a new cluster, to score a test suite by whether it notices; repeatable; \"list\" names them")
 	over.Flags(cmd.Flags(), "mons", "ranks", "standbys", "osds", "osd_size", "pool_size", "pool_min_size", "pg_num_meta", "pg_num_data", "object_size", "log_level",
-		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "osd_drop_grace", "scrub_every", "recovery_rate", "osd_out_after", "balance_every", "mon_election", "mds_recovery_budget", "dirty_expire", "dirty_max", "caps_wanted_delay", "metrics_listen", "slow_op")
+		"session_validity", "revoke_deadline", "beacon_interval", "osd_lease", "repl_grace", "osd_heartbeat", "osd_down_grace", "osd_drop_grace", "scrub_every", "recovery_rate", "osd_out_after", "balance_every", "mon_election", "mds_recovery_budget", "dirty_expire", "dirty_max", "read_spread", "caps_wanted_delay", "metrics_listen", "slow_op")
 	over.Flags(cmd.Flags(), "mds_cache_memory", "mds_max_caps_per_client")
 	return cmd
 }

@@ -55,7 +55,7 @@ func mountCmd() *cobra.Command {
 			sayWrong(cmd, c)
 			return err
 		}}
-	f.add(cmd, "log_level", "dirty_expire", "dirty_max", "caps_wanted_delay", "metrics_listen", "slow_op")
+	f.add(cmd, "log_level", "dirty_expire", "dirty_max", "read_spread", "caps_wanted_delay", "metrics_listen", "slow_op")
 	cmd.Flags().StringVarP(&options, "options", "o", "", "mount `options`: ro, allow_other, subdir=DIR, … (docs/mount.md)")
 	cmd.Flags().BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground")
 	cmd.Flags().StringVar(&subdir, "subdir", "", "mount this `directory` of the volume instead of its root")

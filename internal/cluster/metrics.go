@@ -82,6 +82,9 @@ func osdMetrics(run *osdserver.Daemon) metrics.Source {
 		k.Count("osd_reconciliations_total", m.Stats.Recons)
 		k.Count("osd_recovered_objects_total", m.Stats.Copied)
 		k.Count("osd_recovered_bytes_total", m.Stats.CopiedBytes)
+		k.Count("osd_member_reads_total", m.Stats.MemberReads, "answered")
+		k.Count("osd_member_reads_total", m.Stats.MemberRefused, "refused")
+		k.Count("osd_read_leases_total", m.Stats.Lent)
 		k.Count("osd_filled_by_log_total", m.Stats.ByLog)
 		k.Count("osd_strays_removed_total", m.Stats.Strays)
 		k.Count("osd_pgs_split_total", m.Stats.Splits)
@@ -148,6 +151,9 @@ func mdsMetrics(run *mdsserver.Daemon) metrics.Source {
 func objecterMetrics(k *metrics.Sink, s *objecter.Stats) {
 	k.Count("objecter_ops_total", s.Ops)
 	k.Count("objecter_resent_total", s.Resent)
+	k.Count("objecter_member_reads_total", s.MemberReads, "sent")
+	k.Count("objecter_member_reads_total", s.MemberRefused, "refused")
+	k.Count("objecter_member_reads_total", s.MemberSilent, "silent")
 	k.Put("objecter_ops_open", float64(s.Open))
 	k.Hist("objecter_op_duration_seconds", &s.Took)
 }

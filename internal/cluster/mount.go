@@ -50,7 +50,7 @@ func (e *Env) dialClient(ctx context.Context, what string) (*client.Client, *mon
 		}
 	})
 	cl, err := client.New(open, client.Config{
-		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log}),
+		Cluster: client.NewCluster(client.ClusterConfig{Net: e.Net, Maps: mons, Cluster: mons.OSDMap().Cluster, Log: e.Log, SpreadReads: e.Conf.ReadSpread}),
 		Host:    fmt.Sprintf("%s:%s pid %d", host, what, os.Getpid()), Log: e.Log, Wrong: e.wrong(),
 		DirtyExpire: e.Conf.DirtyExpire, DirtyMax: dirtyMax(e.Conf), WantedDelay: e.Conf.WantedDelay,
 	})

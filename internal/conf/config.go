@@ -50,6 +50,7 @@ type Config struct {
 
 	DirtyExpire time.Duration
 	DirtyMax    uint64
+	ReadSpread  uint64
 	WantedDelay time.Duration
 
 	LogLevel      string

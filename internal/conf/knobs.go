@@ -108,6 +108,8 @@ var Knobs = []Knob{
 		field: func(c *Config) any { return &c.DirtyExpire }},
 	{Name: "dirty_max", Group: "Client", Unit: "bytes", Def: "64MiB", Min: "0B", Max: "64GiB", Doc: "Bytes that a mount buffers at most, of all files; writers wait above it, and write-back begins at half of it. 0 writes everything through.",
 		field: func(c *Config) any { return &c.DirtyMax }},
+	{Name: "read_spread", Group: "Client", Unit: "bytes", Def: "64KiB", Min: "0B", Max: "16MiB", Doc: "A mount's reads of at least so many bytes of an object are spread over the OSDs that hold it in sync, a MiB each in turn; smaller ones are the primary's. 0: all are.",
+		field: func(c *Config) any { return &c.ReadSpread }},
 	{Name: "caps_wanted_delay", Group: "Client", Unit: "s", Def: "5s", Min: "100ms", Max: "1h", Doc: "An open file without a read or write for so long wants no caps any more: others may cache and buffer it beside a forgotten descriptor. The next read or write asks again.",
 		field: func(c *Config) any { return &c.WantedDelay }},
 

@@ -49,8 +49,8 @@ func (w *World) committed(pg wire.PGID, h *wire.LogEntry) {
 // every member of S whose store is intact has the newest committed version in its log, or
 // had it and trimmed it.
 func (w *World) mustHave(m *clustermap.OSDMap) {
-	for pg, v := range w.watch {
-		intact := false
+	for _, pg := range m.PGIDs() {
+		v, intact := w.watch[pg], false
 		for _, mb := range m.PGs[pg].InSync {
 			n := w.nodes[mb.ID]
 			if n.store.UUID() != mb.UUID {
@@ -79,6 +79,9 @@ func (w *World) replied(n *node, c *client, tid wire.Tid, m *wire.OSDReply) {
 		}
 		w.barrier[q.pg] = max(w.barrier[q.pg], q.first)
 		if q.rec.kind == kRead {
+			if n.m.PGs[q.pg].Primary != n.id {
+				w.res.MemberReads++
+			}
 			return
 		}
 		k := tidKey{c.inst, tid}

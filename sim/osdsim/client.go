@@ -32,6 +32,7 @@ type clientOp struct {
 	ops      []wire.ObjOp
 	first    wire.Epoch // of its first sending
 	interval uint64
+	any      bool // asks any member of S, and the primary when that refuses
 	then     func()
 }
 
@@ -136,6 +137,7 @@ func (c *client) begin(r *record, then func()) {
 	r.call = w.now
 	w.history = append(w.history, r)
 	c.open = append(c.open, q)
+	c.choose(q)
 	c.send(q)
 	var again func()
 	again = func() {
@@ -143,11 +145,17 @@ func (c *client) begin(r *record, then func()) {
 			if w.dice(0.5) && c.slow < second || w.healed {
 				c.newMap(w.mon.M)
 			}
+			c.choose(q)
 			c.send(q)
 			w.after(w.between(300*ms, 1500*ms), again)
 		}
 	}
 	w.after(w.between(300*ms, 1500*ms), again)
+}
+
+// choose decides who is asked for a read. The last reads, after all faults, ask everybody alike.
+func (c *client) choose(q *clientOp) {
+	q.any = q.rec.kind == kRead && c.w.anyRead > 0 && c.w.dice(c.w.anyRead)
 }
 
 func (c *client) send(q *clientOp) {
@@ -158,13 +166,18 @@ func (c *client) send(q *clientOp) {
 	if cfg.Primary == wire.NoOSD {
 		return
 	}
-	m := &wire.OSDOp{Epoch: c.m.Epoch, Oldest: c.open[0].tid, PG: q.pg, Object: q.rec.obj, Ops: q.ops}
+	to := cfg.Primary
+	var flags wire.OSDOpFlags
+	if q.any {
+		to, flags = cfg.InSync[w.rng.IntN(len(cfg.InSync))].ID, wire.OSDAnyMember
+	}
+	m := &wire.OSDOp{Flags: flags, Epoch: c.m.Epoch, Oldest: c.open[0].tid, PG: q.pg, Object: q.rec.obj, Ops: q.ops}
 	front := encode(m)
 	var data [][]byte
 	for i := range q.ops {
 		data = append(data, q.ops[i].Data)
 	}
-	all, n, inst := concat(data), w.nodes[cfg.Primary], c.inst
+	all, n, inst := concat(data), w.nodes[to], c.inst
 	w.log("c%d > osd.%d tid %d %s %s epoch %d", c.num, n.id, q.tid, kindNames[q.rec.kind], q.rec.obj, m.Epoch)
 	conn := c.num + 1
 	w.carry(100+c.num, int(n.id), func() {
@@ -204,6 +217,11 @@ func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
 		}
 		return
 	case wire.OSDWrong:
+		if q.any {
+			q.any = false
+			c.send(q)
+			return
+		}
 		w.after(w.between(ms, 200*ms), func() { c.newMap(w.mon.M) })
 		return
 	case wire.OSDFull:

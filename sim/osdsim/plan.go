@@ -17,10 +17,11 @@ type plan struct {
 	pgs       uint32
 	nclients  int
 	objects   int
-	mix       [5]int // of kinds of operations
-	pace      int64  // rest of a client between two operations, mostly
-	rest      int64  // and sometimes
-	readers   bool   // some clients read with old maps, others write with new ones
+	mix       [5]int  // of kinds of operations
+	pace      int64   // rest of a client between two operations, mostly
+	rest      int64   // and sometimes
+	readers   bool    // some clients read with old maps, others write with new ones
+	anyRead   float64 // of reads: asked of any member
 	faultTime int64
 	set       mon.Settings
 
@@ -138,6 +139,19 @@ var classes = []class{
 		w.weight[bMove] += 10
 		w.weight[bPlace] += 4
 	}},
+	// Reads at members that are cut off from their primary, or with it from the rest, while others
+	// write and maps spread slowly.
+	{"members", func(w *World) {
+		w.readers, w.objects, w.nclients, w.rest = true, 6, 6, 300*ms
+		w.mix = [5]int{2, 4, 5, 1, 0}
+		w.set.OSDSilence, w.set.DropGrace = 500*ms, 50*ms
+		w.stats, w.lateMap, w.lateMsg, w.loss = 150*ms, 0.05, 0.005, 0
+		w.killAtRepl, w.killAtCommit = 0, 0
+		w.calm, w.anyRead = 3*second, 0.9
+		w.only(bHalf, bFreeze, bIsolate, bCut, bCrash, bFence)
+		w.weight[bHalf] += 5
+		w.weight[bIsolate] += 8
+	}},
 	// I5, I6: clients that do not get their answers, and clients that are fenced.
 	{"fence", func(w *World) {
 		w.nclients, w.objects = 4, 3
@@ -181,6 +195,7 @@ func (w *World) drawPlan() {
 		killAtCommit: []float64{0, 0, 0.001, 0.01}[w.rng.IntN(4)],
 		cutAtAdd:     []float64{0, 0, 0.5}[w.rng.IntN(3)],
 		lateCAS:      []float64{0, 0.1}[w.rng.IntN(2)],
+		anyRead:      []float64{0, 0, 0.4, 0.9}[w.rng.IntN(4)],
 	}
 	for i := range w.weight[:bGrow] { // that one is a class of its own
 		if w.dice(0.6) {

@@ -98,6 +98,10 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"divergent tail not cut by log", osd.FaultLogNoCut, 0, 184, "return"},
 		{"dedup lost in copy", osd.FaultNoDedupCopy, 0, 406, "fence"},
 		{"barrier ignored", osd.FaultNoBarrier, 0, 153, "fence"},
+		{"member reads without a lease", osd.FaultMemberNoLease, 0, 7, "members"},
+		{"member reads past an uncommitted entry", osd.FaultMemberUncommitted, 0, 2, "members"},
+		{"commits before a dropped member's lease ends", osd.FaultNoDropWait, 0, 92, "members"},
+		{"member reads past the primary's barrier", osd.FaultMemberNoBarrier, 0, 962, "members"},
 		{"split without dedup tables", osd.FaultSplitNoDedup, 0, 1, "split"},
 		{"split not atomic", osd.FaultSplitNotAtomic, 0, 1, "split"},
 		{"lease forgotten by a split", osd.FaultSplitNoLease, 0, 6, "split"},
@@ -145,10 +149,11 @@ func (r *Result) add(o *Result) {
 	r.Splits += o.Splits
 	r.Unjudged += o.Unjudged
 	r.ByLog += o.ByLog
+	r.MemberReads += o.MemberReads
 	r.Virtual += o.Virtual
 }
 
 func (r *Result) String() string {
-	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d histories without a verdict",
-		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.Unjudged)
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
 }

@@ -27,6 +27,7 @@ type Result struct {
 	Runs, Ops, Changes, Lives int
 	Cuts, CutCrashes, Lost    int
 	Rot, Healed, EIO, ByLog   int
+	MemberReads               int // answered by members that are not the primary
 	Gone, Splits              int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
