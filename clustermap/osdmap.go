@@ -68,6 +68,23 @@ func (m *OSDMap) IsUp(mb Member) bool {
 	return ok && o.Up && o.UUID == mb.UUID
 }
 
+// StoreGone reports whether the member's store is known to be gone: its OSD has come with another
+// one (rule M4), or was removed.
+func (m *OSDMap) StoreGone(mb Member) bool {
+	o, ok := m.OSDs[mb.ID]
+	return !ok || o.UUID != mb.UUID
+}
+
+// Lost reports whether nobody of S is left who could go on (rule M3).
+func (m *OSDMap) Lost(c PGConfig) bool {
+	for _, mb := range c.InSync {
+		if !m.StoreGone(mb) {
+			return false
+		}
+	}
+	return len(c.InSync) > 0
+}
+
 // Booted reports whether instance i of OSD id is up in this map: rule R2, a starting OSD does
 // nothing for a PG before.
 func (m *OSDMap) Booted(id wire.OSDID, i wire.Instance) bool {

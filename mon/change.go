@@ -41,6 +41,7 @@ var kinds = map[byte]func() Change{
 	23: func() Change { return &Except{} },
 	24: func() Change { return &FSRanks{} },
 	25: func() Change { return &PoolSplit{} },
+	26: func() Change { return &PGRevive{} },
 }
 
 func kindOf(c Change) byte {

@@ -157,6 +157,16 @@ var verbs = []verb{
 		}
 		return nil, fmt.Errorf("pg %s has no member %s with store %s", a[0], a[1], a[2])
 	}},
+	{"pg revive", "PG OSD", 2, 2, func(l *Leader, a []string) (Change, error) {
+		m := l.state.OSD
+		o, err := l.osd(strings.TrimPrefix(a[1], "osd."))
+		for _, pg := range m.PGIDs() {
+			if pg.String() == a[0] {
+				return &PGRevive{PG: pg, Interval: m.PGs[pg].Interval, Heir: clustermap.Member{ID: o.ID, UUID: o.UUID}}, err
+			}
+		}
+		return nil, fmt.Errorf("there is no pg %s", a[0])
+	}},
 }
 
 // parse reads a command that changes something.
@@ -345,11 +355,9 @@ func (l *Leader) showStatus() any {
 func (l *Leader) waits(pg wire.PGID, cfg clustermap.PGConfig) string {
 	m := l.state.OSD
 	if cfg.Primary == wire.NoOSD {
-		if len(cfg.InSync) == 1 {
+		if m.Lost(cfg) {
 			mb := cfg.InSync[0]
-			if o, ok := m.OSDs[mb.ID]; ok && o.UUID != mb.UUID {
-				return fmt.Sprintf("lost: its last member was osd.%d with store %v, which is gone; bring that disk back or `pg give-up` it", mb.ID, mb.UUID)
-			}
+			return fmt.Sprintf("lost: its last member was osd.%d with store %v, which is gone; bring that disk back, or see `capstan pg copies %v` and `capstan pg revive`", mb.ID, mb.UUID, pg)
 		}
 		var names []string
 		for _, mb := range cfg.InSync {

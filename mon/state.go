@@ -52,10 +52,19 @@ func (s State) Apply(c Change) (State, error) {
 		return s, fmt.Errorf("%s: %w", c, err)
 	}
 	next := e.done()
-	if _, byOperator := c.(*PGGiveUp); !byOperator {
+	if !byOperator(c) {
 		must.NoErr(Follows(s, next), "%s", c)
 	}
 	return next, nil
+}
+
+// byOperator: such a change gives up what rules M2 and M3 keep.
+func byOperator(c Change) bool {
+	switch c.(type) {
+	case *PGGiveUp, *PGRevive:
+		return true
+	}
+	return false
 }
 
 // edit is a state in the making: a map is copied when it is first changed.

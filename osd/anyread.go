@@ -57,6 +57,7 @@ func (p *pg) readHere(q *op) bool {
 	}
 	o.stats.MemberReads++
 	o.reply(q, &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}, x.data...)
+	o.eff.Replies[len(o.eff.Replies)-1].Own = onlyReads(q.msg.Ops)
 	p.readDone(q)
 	return true
 }
@@ -81,7 +82,7 @@ func (p *pg) wantRead() {
 // readTick renews a lease that is in use.
 func (p *pg) readTick() {
 	o := p.o
-	if o.now-p.reads.used < 2*o.cfg.LeaseNs && p.reads.until-o.now < o.cfg.LeaseNs/2 && o.now-p.reads.asked >= o.cfg.ResendNs/10 {
+	if p.reads.used > 0 && o.now-p.reads.used < 2*o.cfg.LeaseNs && p.reads.until-o.now < o.cfg.LeaseNs/2 && o.now-p.reads.asked >= o.cfg.ResendNs/10 {
 		p.wantRead()
 	}
 }

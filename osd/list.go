@@ -27,3 +27,25 @@ func (o *OSD) List(id wire.PGID, after string, max int) (objs []wire.PGObject, m
 	}
 	return objs, len(names) == max, p.pgNum, nil
 }
+
+// Look tells what this OSD has of a PG, for who must choose a copy when the members are lost.
+func (o *OSD) Look(id wire.PGID) *wire.PGLooked {
+	p := o.pgs[id]
+	if p == nil || p.gone {
+		return &wire.PGLooked{Role: roleNone.String()}
+	}
+	r := &wire.PGLooked{Whole: p.learn.state != learnGoing, Role: p.role.String(), Last: p.last, Committed: p.committed, Objects: uint64(o.store.Count(id))}
+	r.Have = r.Objects > 0 || r.Last != (wire.Version{})
+	return r
+}
+
+// Whole reports whether a store's copy of a PG is not one that was begun to be filled and is not
+// finished: only such a one may be anybody's truth.
+func Whole(st Store, id wire.PGID) bool {
+	for _, kv := range st.Meta(id, learnKey) {
+		if kv.Key == learnKey && len(kv.Val) > 0 && kv.Val[0] == learnGoing {
+			return false
+		}
+	}
+	return true
+}

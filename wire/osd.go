@@ -37,6 +37,8 @@ const (
 	TReadLeaseReq
 	TReadLease
 	TObjBad
+	TPGLook
+	TPGLooked
 )
 
 func init() {
@@ -71,6 +73,8 @@ func init() {
 	Register[ReadLeaseReq]()
 	Register[ReadLease]()
 	Register[ObjBad]()
+	Register[PGLook]()
+	Register[PGLooked]()
 }
 
 // Limits of object operations.
@@ -445,6 +449,23 @@ type PGListed struct {
 	PGNum    uint32 // of the pool, that the PG was divided for when these were listed
 }
 
+// PGLook (tool to any OSD) asks what it has of a PG, whether it takes part in it or not.
+type PGLook struct {
+	_msgpack struct{} `msgpack:",as_array"`
+	PG       PGID
+}
+
+// PGLooked answers PGLook. Whole: no copying to it was begun and not ended.
+type PGLooked struct {
+	_msgpack  struct{} `msgpack:",as_array"`
+	Have      bool
+	Whole     bool
+	Role      string
+	Last      Version // of its log
+	Committed Version // as it knows
+	Objects   uint64
+}
+
 // PGInterval names an interval of a PG.
 type PGInterval struct {
 	_msgpack struct{} `msgpack:",as_array"`
@@ -560,6 +581,8 @@ func (*PGListed) WireType() Type      { return TPGListed }
 func (*ReadLeaseReq) WireType() Type  { return TReadLeaseReq }
 func (*ReadLease) WireType() Type     { return TReadLease }
 func (*ObjBad) WireType() Type        { return TObjBad }
+func (*PGLook) WireType() Type        { return TPGLook }
+func (*PGLooked) WireType() Type      { return TPGLooked }
 
 // CutOpData gives every step its part of the data segment.
 func CutOpData(ops []ObjOp, data []byte) error {

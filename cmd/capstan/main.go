@@ -61,6 +61,7 @@ func root() *cobra.Command {
 	osd.AddCommand(monWords("", "", osdWords).Commands()...)
 	osd.AddCommand(osdPerfCmd(), osdDrainCmd(), osdAddCmd(), osdFsckCmd(), monWords("crush", "Say where OSDs stand and what they weigh", crushWords))
 	pg.AddCommand(pgQueryCmd())
+	pg.AddCommand(reviveCmds()...)
 	fs := monWords("fs", "Show and set the file system's ranks", fsWords)
 	fs.AddCommand(subtreesCmd())
 	group("try", "Try it on this machine:", demoCmd(), devCmd())

@@ -41,6 +41,7 @@ var HealthCodes = []HealthCode{
 	{"OSD_FULL", sevError, "An OSD is full: nothing can be written until something is deleted.", "delete files; `capstan osd df` shows which OSD it is"},
 	{"OSD_NEARFULL", sevWarn, "An OSD is nearly full.", "delete files or add OSDs; `capstan osd df` shows the use of each"},
 	{"OSD_DOWN", sevWarn, "An OSD is down. Its PGs go on with fewer replicas.", "start it (`capstan dev up --dir D` or `capstan osd --id N`); its log says why it ended; `capstan osd out N` when it will not come back"},
+	{"PG_LOST", sevError, "The store of a PG's last member is gone: nothing of the PG is served, and nothing is invented.", "bring that disk back; else `capstan pg copies PG` shows who has an older copy, and `capstan pg revive PG osd.N` goes on with it"},
 	{"PG_STUCK", sevError, "PGs have no primary, or fewer members than writes need: reads or writes of their objects wait.", "`capstan pg ls` names whom each waits for"},
 	{"PG_DEGRADED", sevWarn, "PGs have fewer replicas in sync than the pool wants, or members that are down.", "they recover by themselves once their OSDs are up; `capstan pg ls` shows how far"},
 	{"RANK_NONE", sevError, "There is no metadata rank: no metadata daemon has ever joined.", "start a metadata daemon: `capstan dev up --dir D` or `capstan mds`"},
@@ -105,6 +106,13 @@ func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warni
 	for _, id := range om.OSDIDs() {
 		if !om.OSDs[id].Up {
 			add("OSD_DOWN", fmt.Sprintf("osd.%d", id), fmt.Sprintf("start it (`capstan dev up --dir D` or `capstan osd --id %d`); its log says why it ended; `capstan osd out %d` when it will not come back", id, id), "osd.%d is down", id)
+		}
+	}
+	for _, pg := range om.PGIDs() {
+		if cfg := om.PGs[pg]; om.Lost(cfg) {
+			mb := cfg.InSync[0]
+			add("PG_LOST", fmt.Sprintf("pg %v", pg), fmt.Sprintf("bring that disk back; else `capstan pg copies %v` shows who has an older copy, and `capstan pg revive %v osd.N` goes on with it", pg, pg),
+				"pg %v is lost: its last member was osd.%d with store %v, which is gone", pg, mb.ID, mb.UUID)
 		}
 	}
 	if pgs.Stuck > 0 {

@@ -429,6 +429,11 @@ func (h *handler) Frames(c *msgr.Conn, batch []msgr.Frame) {
 					h.d.touch(c)
 					continue
 				}
+				if m, ok := f.Msg.(*wire.PGLook); ok {
+					_ = c.Send(f.Tid, h.d.core.Look(m.PG))
+					h.d.touch(c)
+					continue
+				}
 				if m, ok := f.Msg.(*wire.PGList); ok {
 					_ = c.Send(f.Tid, h.d.list(m))
 					h.d.touch(c)

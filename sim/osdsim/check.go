@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/mon"
 	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -62,11 +63,54 @@ func (w *World) mustHave(m *clustermap.OSDMap) {
 				w.fail("I1: pg %v: osd.%d is in S of interval %d and lacks %v, which was committed (log %v +%d)", pg, mb.ID, m.PGs[pg].Interval, v, l.Tail, len(l.Recs))
 			}
 		}
-		if !intact {
+		if !intact && w.heir(pg) == nil {
 			// The monitors had not heard of a lost disk when they dropped the rest: rule M3 reports
-			// this PG as lost, and it is.
+			// this PG as lost, and it is, for nobody else has what was committed.
 			w.log("pg %v is lost: %v", pg, members(m.PGs[pg].InSync))
 			w.lost = true
+		}
+	}
+}
+
+// heir is an OSD outside S that has a whole copy with everything that was ever committed. With
+// the disks of all members gone, and of none else, an operator who looks finds it.
+func (w *World) heir(pg wire.PGID) *node {
+	var best *node
+	for _, n := range w.nodes {
+		l, last, v := w.logOf(n.store, pg), n.lastOf(pg), w.watch[pg]
+		if v != last && !slices.ContainsFunc(l.Recs, func(r osd.LogRec) bool { return r.Version == v }) || !osd.Whole(n.store, w.keptAs(n.store, pg)) {
+			continue
+		}
+		if best == nil || best.lastOf(pg).Less(last) {
+			best = n
+		}
+	}
+	return best
+}
+
+func (n *node) lastOf(pg wire.PGID) wire.Version {
+	l := n.w.logOf(n.store, pg)
+	if k := len(l.Recs); k > 0 {
+		return l.Recs[k-1].Version
+	}
+	return l.Tail
+}
+
+// operate is what an operator does who finds a PG lost when all else is well again.
+func (w *World) operate() {
+	for _, pg := range w.mon.M.PGIDs() {
+		cfg := w.mon.M.PGs[pg]
+		if !w.mon.M.Lost(cfg) {
+			continue
+		}
+		n := w.heir(pg)
+		if n == nil { // the only copy went after its disk had been counted on
+			w.lost = true
+			return
+		}
+		if heir := (clustermap.Member{ID: n.id, UUID: n.store.UUID()}); w.mon.M.IsUp(heir) {
+			w.res.Revived++
+			w.mon.now(&mon.PGRevive{PG: pg, Interval: cfg.Interval, Heir: heir})
 		}
 	}
 }

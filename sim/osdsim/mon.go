@@ -244,11 +244,15 @@ func check(old, now *clustermap.OSDMap) error {
 		if !ok || o.Equal(c) {
 			continue
 		}
+		revived := old.Lost(o) // the operator's word, which nobody else may speak: World.operate
 		if c.Interval != o.Interval+1 {
 			return fmt.Errorf("I7: pg %v: interval %d then %d", pg, o.Interval, c.Interval)
 		}
 		if len(c.InSync) == 0 {
 			return fmt.Errorf("I7: pg %v: S is empty in interval %d", pg, c.Interval)
+		}
+		if revived && c.Primary != wire.NoOSD {
+			continue
 		}
 		if c.Primary != wire.NoOSD {
 			in := func(ms []clustermap.Member) bool {

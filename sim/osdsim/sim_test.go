@@ -147,6 +147,7 @@ func (r *Result) add(o *Result) {
 	r.EIO += o.EIO
 	r.Gone += o.Gone
 	r.Splits += o.Splits
+	r.Revived += o.Revived
 	r.Unjudged += o.Unjudged
 	r.ByLog += o.ByLog
 	r.MemberReads += o.MemberReads
@@ -154,6 +155,6 @@ func (r *Result) add(o *Result) {
 }
 
 func (r *Result) String() string {
-	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
-		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d revived, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Revived, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
 }

@@ -74,15 +74,20 @@ func (w *World) divided(old, now *clustermap.OSDMap) {
 	}
 }
 
-// logOf is the log of pg at an OSD, which may not have divided the PG yet that it comes from.
-func (w *World) logOf(st *osd.MemStore, pg wire.PGID) osd.LogState {
+// keptAs is the PG under which an OSD keeps what it has of pg: it may not have divided the PG yet
+// that pg comes from.
+func (w *World) keptAs(st *osd.MemStore, pg wire.PGID) wire.PGID {
 	for from, part := w.ancestor(pg); part && osd.DividedFor(st, pg) == 0; from, part = w.ancestor(pg) {
 		if osd.DividedFor(st, from) > pg.Num {
 			break // it has, and lacks this part
 		}
 		pg = from
 	}
-	return st.Log(pg)
+	return pg
+}
+
+func (w *World) logOf(st *osd.MemStore, pg wire.PGID) osd.LogState {
+	return st.Log(w.keptAs(st, pg))
 }
 
 // placed: no OSD keeps an object under another PG than its own.

@@ -28,7 +28,7 @@ type Result struct {
 	Cuts, CutCrashes, Lost    int
 	Rot, Healed, EIO, ByLog   int
 	MemberReads               int // answered by members that are not the primary
-	Gone, Splits              int
+	Gone, Revived, Splits     int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
 }
@@ -206,6 +206,9 @@ func Run(opt Options) (err error) {
 	w.runFor(w.faultTime)
 	w.heal()
 	for i := 0; i < 240 && w.err == nil && !w.lost && !w.settled(); i++ {
+		if i%10 == 9 {
+			w.operate()
+		}
 		w.runFor(second / 2)
 	}
 	if w.lost {
