@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -180,6 +181,99 @@ func TestANewcomerCoversWhatIsLent(t *testing.T) {
 		w.run(3)
 		if len(w.asked) == 0 {
 			t.Error("not proposed though it has granted a lease")
+		}
+	}
+}
+
+// splitMap is a map in which testPG has been divided in interval 2, until o is in another part; that
+// part is in the given interval, with S.
+func splitMap(epoch wire.Epoch, interval uint64, s ...wire.OSDID) (*clustermap.OSDMap, wire.PGID) {
+	m := testMap(epoch, 2, 0, 0, 1, 2)
+	p := m.Pools[1]
+	for p.PGNum = 2; Place(1, "o", p.PGNum) == testPG; p.PGNum++ {
+	}
+	m.Pools[1] = p
+	part := Place(1, "o", p.PGNum)
+	for num := range p.PGNum {
+		m.PGs[wire.PGID{Pool: 1, Num: num}] = m.PGs[testPG]
+	}
+	m.PGs[part] = testMap(epoch, interval, 0, s...).PGs[testPG]
+	return m, part
+}
+
+// A split between the lending and the drop: the part knows what was lent for the whole.
+func TestAPartWaitsForWhatWasLentBeforeTheSplit(t *testing.T) {
+	for _, f := range []Fault{0, FaultSplitNoLent} {
+		w := newTrio(t)
+		w.osds[0].cfg.Faults = f
+		w.leased(2)
+		w.lose = func(to wire.OSDID, _ wire.Message) bool { return to == 2 } // it hears of nothing
+		split, part := splitMap(2, 2, 0, 1, 2)
+		dropped, _ := splitMap(3, 3, 0, 1)
+		for _, m := range []*clustermap.OSDMap{split, dropped} {
+			w.osds[0].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+			w.osds[1].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+		}
+		w.run(3)
+		w.tid++
+		tid := w.tid
+		w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
+			Msg: &wire.OSDOp{Epoch: 3, Oldest: tid, PG: part, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjWriteFull, DataLen: 3}}}, Data: []byte("new")})
+		stale, waited := 0, 0
+		for range 40 {
+			w.run(1)
+			_, answered := w.replies[tid]
+			if !answered {
+				waited++
+			}
+			if got, ok := w.ask(2, 1); ok && answered && got == "old" {
+				stale++
+			}
+		}
+		if r, ok := w.replies[tid]; !ok || r.Msg.Status != wire.OSDDone || r.Msg.Errno != 0 {
+			t.Fatalf("the write: %v %+v", ok, r.Msg)
+		}
+		if f == 0 && (stale > 0 || waited == 0) {
+			t.Errorf("after %d ticks: %d stale reads", waited, stale)
+		}
+		if f != 0 && stale == 0 {
+			t.Error("without the wait no stale read was seen: this test sees nothing")
+		}
+	}
+}
+
+// What a member was lent ends with the interval, and for what a split took away it never answers.
+func TestAMemberAnswersForNothingThatASplitTookAway(t *testing.T) {
+	for _, f := range []Fault{0, FaultSplitUnchecked} {
+		w := newTrio(t)
+		w.osds[1].cfg.Faults = f
+		w.leased(1)
+		m, part := splitMap(2, 2, 0, 1, 2)
+		w.osds[1].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+		for _, pg := range []wire.PGID{testPG, part} {
+			if p := w.osds[1].pgs[pg]; p.role != roleMember || p.reads.until != 0 {
+				t.Errorf("pg %v, at %d: %v, may answer until %d", pg, w.now, p.role, p.reads.until)
+			}
+		}
+		w.osds[0].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+		w.osds[2].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+		w.run(10)
+		w.osds[1].pgs[testPG].wantRead()
+		w.osds[1].pgs[part].wantRead()
+		w.run(5)
+		if p := w.osds[1].pgs[testPG]; p.reads.until <= w.now {
+			t.Fatalf("pg %v: has no lease", testPG)
+		}
+		got, ok := w.ask(1, 1) // o of the old PG
+		if ok != (f != 0) {
+			t.Errorf("fault %v: asked by the old map: %q %v", f, got, ok)
+		}
+		w.tid++
+		w.osds[1].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: w.tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
+			Msg: &wire.OSDOp{Epoch: 2, Oldest: w.tid, PG: part, Object: "o", Flags: wire.OSDAnyMember, Ops: []wire.ObjOp{{Kind: wire.ObjRead, Len: 100}}}})
+		w.run(1)
+		if r := w.replies[w.tid]; r.Msg == nil || r.Msg.Status != wire.OSDDone || string(bytes.Join(r.Data, nil)) != "old" || !r.Own {
+			t.Errorf("asked of the part: %+v", r)
 		}
 	}
 }

@@ -39,6 +39,7 @@ const (
 	FaultMemberNoBarrier                     // a member answers reads whose barrier the primary has not met
 	FaultLendFreely                          // a primary lends for longer than it holds leases itself
 	FaultLendPending                         // an addition is proposed before the newcomer covers what was lent
+	FaultSplitNoLent                         // a part does not know of the read leases that were given
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.

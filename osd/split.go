@@ -119,9 +119,13 @@ func (c *pg) bornOf(p *pg, of func(string) wire.PGID) {
 	c.learn = learner{drop: slices.Clone(p.learn.drop), state: p.learn.state, interval: p.learn.interval}
 	c.cfg, c.interval, c.role, c.adoptedAt = p.cfg, p.interval, p.role, p.adoptedAt
 	c.leaseUntil, c.leaseTo, c.leaseInterval = p.leaseUntil, p.leaseTo, p.leaseInterval
-	c.lent = slices.Clone(p.lent) // a member that is dropped next may still answer for what is the part's now
 	if p.o.fault(FaultSplitNoLease) {
 		c.leaseUntil = 0
+	}
+	// Who is dropped next may not have heard of the split, and answer for what is the part's now. The
+	// leave to answer reads that this OSD had itself ends with the interval (adopt).
+	if !p.o.fault(FaultSplitNoLent) {
+		c.lent = slices.Clone(p.lent)
 	}
 }
 

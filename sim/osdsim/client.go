@@ -222,7 +222,11 @@ func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
 			c.send(q)
 			return
 		}
-		w.after(w.between(ms, 200*ms), func() { c.newMap(w.mon.M) })
+		d := 200 * ms
+		if c.many && w.anyRead > 0 && w.cutAtSplit > 0 { // the map comes late all the same: it goes on asking members
+			d = c.lag
+		}
+		w.after(w.between(ms, d), func() { c.newMap(w.mon.M) })
 		return
 	case wire.OSDFull:
 		w.fail("ENOSPC from nowhere")

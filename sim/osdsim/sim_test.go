@@ -105,6 +105,7 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"split without dedup tables", osd.FaultSplitNoDedup, 0, 1, "split"},
 		{"split not atomic", osd.FaultSplitNotAtomic, 0, 1, "split"},
 		{"lease forgotten by a split", osd.FaultSplitNoLease, 0, 6, "split"},
+		{"read leases forgotten by a split", osd.FaultSplitNoLent, 0, 71, "split"},
 		{"operations on what a split took away", osd.FaultSplitUnchecked, 0, 4, "split"},
 		{"uuid ignored", osd.FaultUUIDIgnored, MonIgnoresUUID, 1, "small"},
 		{"last member dropped", 0, MonDropsLast, 3, "lease"},

@@ -22,6 +22,10 @@ func (w *World) grow() {
 	if n <= maxPGs {
 		pg := wire.PGID{Pool: pool.ID, Num: clustermap.SplitFrom(pool.PGNum, pool.PGNum)}
 		if p := w.mon.M.PGs[pg].Primary; p >= 0 && w.dice(w.cutAtSplit) {
+			if w.anyRead > 0 { // a member, which may answer reads
+				s := w.mon.M.PGs[pg].InSync
+				p = s[w.rng.IntN(len(s))].ID
+			}
 			w.isolate(w.nodes[p], w.between(2*second, 5*second), 2)
 		}
 		w.mon.now(&mon.PoolSplit{Name: pool.Name, PGNum: n})
