@@ -21,7 +21,7 @@ import (
 func TestALargeReadTouchesAllMembers(t *testing.T) {
 	c := harness.Up(t)
 	mnt, plain := c.Mount(), c.Mount("--read-spread=0")
-	want := make([]byte, 12<<20)
+	want := make([]byte, 40<<20) // ten objects: hardly all of one primary
 	rng := rand.NewChaCha8([32]byte{1})
 	_, _ = rng.Read(want)
 	if err := os.WriteFile(filepath.Join(mnt, "large"), want, 0o644); err != nil {
@@ -34,8 +34,9 @@ func TestALargeReadTouchesAllMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("read %d bytes: %v", len(got), err)
+		got := make([]byte, len(want))
+		if n, err := io.ReadFull(f, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("read %d bytes: %v", n, err)
 		}
 	}
 	served := func() (n [3]uint64) {
