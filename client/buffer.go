@@ -19,6 +19,7 @@ type buffer struct {
 	sure  uint64    // all that a file of this size had when it had it is in the store
 	// insist: the next UPDATE hands dirty fields in although newer data is buffered.
 	insist bool
+	kept   bool // a flight was held back: the journal does not hold the file yet
 }
 
 // objBuf is the part of one object. One flight of it at most is under way, so that two writes

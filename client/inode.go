@@ -52,6 +52,7 @@ type Inode struct {
 
 	jobAt time.Time // when the revoke that is worked off came
 
+	born           *kept   // the request that made it, until it is durable
 	buf            *buffer // written, and not in the store; nil: nothing
 	lastRd, lastWr int64
 	late           wire.Time // pages were stored without Fw then: mtime is still to be told

@@ -283,6 +283,7 @@ func (s *session) onReply(m *wire.Reply) {
 			}
 		} else {
 			k.dropped = true
+			c.born(k)
 			s.trim()
 			s.safeWait.wake()
 		}
@@ -305,6 +306,9 @@ func (s *session) onReply(m *wire.Reply) {
 	}
 	cl.reply = m
 	c.applyReply(cl)
+	if cl.in != nil && m.Early && makesFile(cl.req.Op) {
+		cl.in.born = s.find(m.Tid)
+	}
 	if cl.req.Op == wire.OpSetlk {
 		c.lockReplied(cl)
 	}
@@ -328,6 +332,7 @@ func (s *session) onSafe(t wire.Tid) {
 			continue
 		}
 		k.dropped, any = true, true
+		c.born(k)
 		if k.in != nil {
 			if k.in.flushing--; k.in.flushing == 0 {
 				k.in.resent = false

@@ -468,7 +468,7 @@ func (c *Client) startAnew() {
 		in.voidShared(true)
 		in.noCap()
 		in.dirty, in.flushing, in.dirtySet, in.resent = false, 0, 0, false
-		in.late = wire.Time{}
+		in.late, in.born = wire.Time{}, nil
 		if in.known || in.attrUntil != 0 {
 			known = append(known, in.ino)
 			in.attrUntil = 0

@@ -103,10 +103,10 @@ func (c *Client) writeOut(k *Caller, f *File, data []byte, off uint64, app bool)
 			c.hold(in, data, off)
 			c.wrote(in, off, end)
 			return nil
-		case in.holds(off, end):
+		case in.unborn(), in.holds(off, end):
 			// Buffered before b went. It goes first, or it would come behind this write.
 			c.flushData(in)
-			k.why = reason{kind: waitObjects, ino: in.ino}
+			k.why = in.stored()
 			if err := c.await(k, in.changed.wait()); err != nil {
 				return err
 			}
@@ -245,9 +245,9 @@ func (c *Client) writePages(k *Caller, in *Inode, data []byte, off uint64) (int,
 		c.wrote(in, off, end)
 		return n, nil
 	}
-	for in.holds(off, end) {
+	for in.unborn() || in.holds(off, end) {
 		c.flushData(in)
-		k.why = reason{kind: waitObjects, ino: in.ino}
+		k.why = in.stored()
 		if err := c.await(k, in.changed.wait()); err != nil {
 			return 0, err
 		}

@@ -53,6 +53,10 @@ func (c *Client) launch(in *Inode, ob *objBuf) {
 	if ob.fly != nil || len(ob.dirty) == 0 {
 		return
 	}
+	if in.unborn() {
+		in.buf.kept = true
+		return
+	}
 	ob.fly, ob.dirty = ob.dirty.take(ob.from)
 	n := ob.fly.bytes()
 	ob.bytes -= n
@@ -154,7 +158,7 @@ func (c *Client) settleData(k *Caller, in *Inode) error {
 		if in.buf.goal < upTo {
 			c.flushData(in)
 		}
-		k.why = reason{kind: waitObjects, ino: in.ino}
+		k.why = in.stored()
 		if err := c.await(k, in.changed.wait()); err != nil {
 			return err
 		}
