@@ -245,8 +245,9 @@ func (l *Leader) decideUsage() {
 		if life == nil || life.total == 0 {
 			return false
 		}
-		diff := max(life.used, o.Used) - min(life.used, o.Used)
-		return life.total != o.Total || diff > life.total/200
+		// The size changes too: with the room that others leave on the host's disk.
+		by := func(a, b uint64) bool { return max(a, b)-min(a, b) > life.total/200 }
+		return by(life.used, o.Used) || by(life.total, o.Total)
 	})
 	if moved {
 		full, near := l.flags()

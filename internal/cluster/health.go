@@ -13,6 +13,7 @@ import (
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/internal/admin"
 	"github.com/capstan-fs/capstan/internal/watch"
+	osdserver "github.com/capstan-fs/capstan/osd/server"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -39,6 +40,7 @@ var HealthCodes = []HealthCode{
 	{"WRONG", sevError, "Seeded bugs are on: the cluster was made with `dev up --wrong` and breaks its promises.", "keep nothing here that matters; a cluster without them is made in another directory by `capstan dev up` without --wrong"},
 	{"MON_DOWN", sevWarn, "A monitor of this machine does not run or does not answer. With a majority left everything goes on.", "`capstan dev up --dir D` or `capstan mon --name X`"},
 	{"OSD_FULL", sevError, "An OSD is full: nothing can be written until something is deleted.", "delete files; `capstan osd df` shows which OSD it is"},
+	{"OSD_HOST_FULL", sevError, "The file system in which an OSD keeps its store has no room: its writes wait.", "make room on that host, or delete files of Capstan; `capstan daemon osd.N store` shows it"},
 	{"OSD_NEARFULL", sevWarn, "An OSD is nearly full.", "delete files or add OSDs; `capstan osd df` shows the use of each"},
 	{"OSD_DOWN", sevWarn, "An OSD is down. Its PGs go on with fewer replicas.", "start it (`capstan dev up --dir D` or `capstan osd --id N`); its log says why it ended; `capstan osd out N` when it will not come back"},
 	{"PG_LOST", sevError, "The store of a PG's last member is gone: nothing of the PG is served, and nothing is invented.", "bring that disk back; else `capstan pg copies PG` shows who has an older copy, and `capstan pg revive PG osd.N` goes on with it"},
@@ -70,7 +72,7 @@ func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warni
 		out = append(out, warn(code, subject, do, format, a...))
 	}
 	if om.Full {
-		add("OSD_FULL", "cluster", "", "an OSD is full: nothing can be written until something is deleted")
+		add("OSD_FULL", fullest(om), "", "%s is full: nothing can be written until something is deleted", fullest(om))
 	}
 	if len(fm.Ranks) == 0 {
 		add("RANK_NONE", "rank 0", "", "no rank")
@@ -122,9 +124,20 @@ func warnings(om *clustermap.OSDMap, fm *clustermap.FSMap, pgs PGStatus) []Warni
 		add("PG_DEGRADED", "cluster", "", "%d of %d PGs with too few replicas", n, pgs.Total)
 	}
 	if om.NearFull && !om.Full {
-		add("OSD_NEARFULL", "cluster", "", "an OSD is nearly full")
+		add("OSD_NEARFULL", fullest(om), "", "%s is nearly full", fullest(om))
 	}
 	return out
+}
+
+// fullest names the OSD that has the least room, for its size.
+func fullest(om *clustermap.OSDMap) string {
+	name, most := "an OSD", -1.0
+	for _, id := range om.OSDIDs() {
+		if o := om.OSDs[id]; o.Up && o.Total > 0 && float64(o.Used)/float64(o.Total) > most {
+			name, most = fmt.Sprintf("osd.%d", id), float64(o.Used)/float64(o.Total)
+		}
+	}
+	return name
 }
 
 func sortedRanks(fm *clustermap.FSMap) []wire.Rank {
@@ -204,6 +217,10 @@ func localHealth(ctx context.Context, dir, cluster string) []Warning {
 				}
 			case strings.HasPrefix(name, "osd."):
 				slow(name, path)
+				var st osdserver.StoreState
+				if ask(path, "store", &st) == nil && st.HostFull {
+					add(warn("OSD_HOST_FULL", name, fmt.Sprintf("make room in the file system of %s, or delete files of Capstan", st.Dir), "writes of %s wait: the file system of %s has no room", name, st.Dir))
+				}
 			case strings.HasPrefix(name, "mds."):
 				slow(name, path)
 				rankHealth(ask, name, path, add)

@@ -101,6 +101,7 @@ func osdMetrics(run *osdserver.Daemon) metrics.Source {
 		k.Count("osd_transactions_total", m.Store.Txns)
 		k.Count("osd_checkpoints_total", m.Store.Checkpoints)
 		k.Count("osd_bad_blocks_total", m.Store.BadBlocks)
+		k.Count("osd_host_full_total", m.Store.HostFull)
 	}
 }
 

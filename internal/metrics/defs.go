@@ -72,6 +72,7 @@ var Defs = []Def{
 	d("osd_transactions_total", Counter, "osd", "Transactions submitted to the store."),
 	d("osd_checkpoints_total", Counter, "osd", "Checkpoints of the metadata database."),
 	d("osd_bad_blocks_total", Counter, "osd", "Blocks whose checksum did not match."),
+	d("osd_host_full_total", Counter, "osd", "Writes that the host's file system had no room for, and that were tried again 0.2 s later."),
 
 	d("mds_state", Gauge, "mds", "1 for the state that the rank is in.", "state"),
 	d("mds_lease_seconds", Gauge, "mds", "How long the rank may still answer without hearing from the monitors."),

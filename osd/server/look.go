@@ -18,7 +18,45 @@ func (d *Daemon) Register(reg *admin.Registry) {
 	reg.Register("ops", func(json.RawMessage) (any, error) { return d.Ops(), nil })
 	reg.Register("stats", func(json.RawMessage) (any, error) { return d.Stats(), nil })
 	reg.Register("perf", func(json.RawMessage) (any, error) { return d.Perf(), nil })
+	reg.Register("store", func(json.RawMessage) (any, error) { return d.StoreState(), nil })
 	reg.Register("slow", func(json.RawMessage) (any, error) { return d.slow.Report(d.cfg.Slow), nil })
+}
+
+// StoreState is what `capstan daemon osd.N store` shows.
+type StoreState struct {
+	Dir      string         `json:"dir"`
+	Total    uint64         `json:"total_bytes"` // of the block file, or as many as its host has room for
+	Used     uint64         `json:"used_bytes"`
+	HostFull bool           `json:"host_full"` // writes wait: the host's file system has no room
+	Counters store.Counters `json:"counters"`
+}
+
+// StoreState looks at the store.
+func (d *Daemon) StoreState() StoreState {
+	x := StoreState{Dir: d.cfg.Dir}
+	x.Total, x.Used = d.store.Space()
+	if s, ok := d.store.(*store.Store); ok {
+		x.Counters, x.HostFull = s.Counters(), time.Since(s.HostFull()) < 2*time.Second
+	}
+	return x
+}
+
+// hostWatch says in the log that writes wait for room on the host's disk, and that they do no more.
+type hostWatch struct{ full bool }
+
+func (w *hostWatch) look(d *Daemon) {
+	s, ok := d.store.(*store.Store)
+	if !ok {
+		return
+	}
+	full := time.Since(s.HostFull()) < 2*time.Second
+	switch {
+	case full && !w.full:
+		d.log.Error().Str("dir", d.cfg.Dir).Msg("no space left on device: writes wait until the host's file system has room again")
+	case w.full && !full:
+		d.log.Info().Str("dir", d.cfg.Dir).Msg("the host's file system has room again")
+	}
+	w.full = full
 }
 
 // Ops lists the operations under way.

@@ -192,6 +192,7 @@ func (d *Daemon) Err() error {
 
 // Close stops: the monitors are told, so that nobody waits for a heartbeat.
 func (d *Daemon) Close() error {
+	d.stopWaiting()
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -210,6 +211,7 @@ func (d *Daemon) Close() error {
 // Kill stops without a word, as a crash of the process would, for tests. What the store was
 // told stays told.
 func (d *Daemon) Kill() error {
+	d.stopWaiting()
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -218,6 +220,13 @@ func (d *Daemon) Kill() error {
 	d.closed = true
 	d.mu.Unlock()
 	return d.stop()
+}
+
+// stopWaiting: who holds the core's lock may be waiting for room on a full host.
+func (d *Daemon) stopWaiting() {
+	if s, ok := d.store.(*store.Store); ok {
+		s.StopWaiting()
+	}
 }
 
 func (d *Daemon) stop() error {
@@ -383,6 +392,7 @@ func (d *Daemon) ticks() {
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
 	last := time.Now()
+	var host hostWatch
 	for {
 		select {
 		case <-t.C:
@@ -390,6 +400,7 @@ func (d *Daemon) ticks() {
 			if time.Since(last) >= statsEvery {
 				last = time.Now()
 				d.sendStats()
+				host.look(d)
 			}
 		case <-d.ctx.Done():
 			return

@@ -90,7 +90,7 @@ func (s *Store) checkpoint() error {
 		return failed
 	}
 	c.batch.set(bktState, []byte("header"), h.Encode())
-	if err := s.meta.update(c.batch); err != nil {
+	if err := s.updateMeta(c.batch); err != nil {
 		return fmt.Errorf("%s: %w", metaName, err)
 	}
 	s.finish(c, h)

@@ -136,6 +136,7 @@ type Store struct {
 	failed    error
 	kick      chan struct{}
 	stop      chan struct{}
+	host      *host
 	wg        sync.WaitGroup
 	frozen    []*frozenBuf
 	spareBufs []*buf
@@ -164,6 +165,7 @@ type Counters struct {
 	BadBlocks   uint64
 	Punched     uint64     // bytes of the block file given back to the file system
 	Moved       uint64     // bytes written anew to put a scattered object together
+	HostFull    uint64     // writes that the host's file system had no room for, and that were tried again
 	CommitTook  watch.Hist // a write of the log with its fdatasync, and with the large writes that it waits for
 }
 
@@ -198,7 +200,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, kick: make(chan struct{}, 1), stop: make(chan struct{})}
+	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, kick: make(chan struct{}, 1), stop: make(chan struct{}), host: &host{leaving: make(chan struct{})}}
 	s.work.L, s.room.L, s.fly.L, s.down.L = &s.mu, &s.mu, &s.mu, &s.mu
 	s.omap = newOmapTree()
 	if s.uuid, err = sp.uuid(); err != nil {
@@ -209,6 +211,9 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 			s.closeFiles()
 		}
 	}()
+	if !simulated {
+		s.host.dir = dir
+	}
 	if simulated {
 		s.meta = openCells(o.FS.(cells))
 	} else if s.meta, err = openMeta(dir, false); err != nil {
@@ -228,6 +233,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if s.wal.f, err = open(o.FS, walName); err != nil {
 		return nil, err
 	}
+	s.data.f, s.wal.f = patientFile{s.data.f, s.host}, patientFile{s.wal.f, s.host}
 	ring, err := checkHeader(s.wal.f, walName, walMagic, s.uuid)
 	if err != nil {
 		return nil, err
@@ -242,7 +248,9 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if err = s.recover(); err != nil {
 		return nil, err
 	}
-	s.data.openDirect(o.FS)
+	if s.data.openDirect(o.FS); s.data.direct != nil {
+		s.data.direct = patientFile{s.data.direct, s.host}
+	}
 	s.wg.Add(3 + maxFlyers)
 	for range maxFlyers {
 		go s.flyLoop()
@@ -275,12 +283,17 @@ func (s *Store) UUID() wire.UUID { return s.uuid }
 // Fresh reports that this Open made the store.
 func (s *Store) Fresh() bool { return s.fresh }
 
-// Space is the size of the block file and what is taken or promised of it. Blocks that were
-// freed count as taken until the next checkpoint gives them back.
+// Space is the size of the block file, or what its host's file system lets it be, and what is
+// taken or promised of it. Blocks that were freed count as taken until the next checkpoint gives
+// them back.
 func (s *Store) Space() (total, used uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return uint64(s.alloc.total-1) * BlockBytes, uint64(s.alloc.total-1-s.avail()) * BlockBytes
+	total, used = uint64(s.alloc.total-1)*BlockBytes, uint64(s.alloc.total-1-s.avail())*BlockBytes
+	if room := s.host.room(); room < total-used {
+		total = used + room
+	}
+	return total, used
 }
 
 // avail is how many blocks can still be promised. Caller holds mu.
@@ -296,7 +309,7 @@ func (s *Store) Counters() Counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.count
-	c.BadBlocks = s.data.bad.Load()
+	c.BadBlocks, c.HostFull = s.data.bad.Load(), s.host.waited.Load()
 	return c
 }
 
@@ -349,6 +362,7 @@ func (s *Store) askCheckpoint() {
 // Close makes everything submitted durable, takes a checkpoint and closes the files. Nothing
 // may be submitted meanwhile.
 func (s *Store) Close() error {
+	s.host.leave()
 	cerr := s.Checkpoint()
 	s.mu.Lock()
 	if s.closing {
