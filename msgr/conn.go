@@ -128,12 +128,25 @@ func (c *Conn) SendOwned(tid uint64, m wire.Message, data ...[]byte) error {
 		return c.Send(tid, m, data...) // kept until the peer acknowledges it
 	}
 	h := headerOf(tid, m, data)
+	return c.sendOwned(&h, m, data)
+}
+
+// SendSummed is SendOwned of data whose crc32c (Castagnoli) the caller knows.
+func (c *Conn) SendSummed(tid uint64, m wire.Message, crc uint32, data []byte) error {
+	if c.sess != nil {
+		return c.Send(tid, m, data)
+	}
+	h := header{typ: m.WireType(), tid: tid, dataLen: uint32(len(data)), dataCRC: crc}
+	return c.sendOwned(&h, m, [][]byte{data})
+}
+
+func (c *Conn) sendOwned(h *header, m wire.Message, data [][]byte) error {
 	if int(h.dataLen) > c.opt.Limits.Data {
 		return fmt.Errorf("msgr: send %v to %v: %w: %d bytes of data", h.typ, c.peer, ErrTooLarge, h.dataLen)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.sendLocked(&h, m, data); err != nil {
+	if err := c.sendLocked(h, m, data); err != nil {
 		return err
 	}
 	c.out.owned = append(c.out.owned, data...)
@@ -177,8 +190,9 @@ func (c *Conn) Flush() {
 	for rounds := 0; ; rounds++ {
 		q := c.takeLocked()
 		c.mu.Unlock()
-		// Other senders may keep the queue filled for ever; nobody is to write for them all.
-		if l.wr == nil || rounds > 3 {
+		// Other senders may keep the queue filled for ever; nobody is to write for them all. Nor is
+		// whoever flushes to copy megabytes: it may be the one who serves everybody.
+		if l.wr == nil || rounds > 3 || q.bytes > readSize*4 {
 			go c.writeRest(l, q)
 			return
 		}
@@ -223,10 +237,16 @@ func (c *Conn) writeRest(l *link, q *queue) {
 	}
 }
 
-// writeBlocking writes the first segments; one at a time is enough, the stream is slow.
+// writeBlocking writes the first segments, up to a large one.
 func writeBlocking(l *link, segs [][]byte) (int, error) {
 	if l.wr != nil {
-		return l.nc.Write(segs[0])
+		k := 1
+		for k < len(segs) && k < maxIovecs && len(segs[k-1]) < quick {
+			k++
+		}
+		if segs = segs[:k]; k == 1 {
+			return l.nc.Write(segs[0])
+		}
 	}
 	bufs := net.Buffers(append([][]byte(nil), segs...))
 	n, err := bufs.WriteTo(l.nc)

@@ -48,7 +48,7 @@ func (p *pg) readHere(q *op) bool {
 		}
 		return false
 	}
-	var x exec
+	x := exec{aside: !q.inStep && onlyReads(q.msg.Ops)}
 	x.begin(p, q.msg.Object)
 	x.run(q.msg.Ops)
 	if x.errno == eIO {
@@ -56,6 +56,10 @@ func (p *pg) readHere(q *op) bool {
 		return false
 	}
 	o.stats.MemberReads++
+	if len(x.later) > 0 {
+		p.fetch(q, &x)
+		return true
+	}
 	o.reply(q, &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}, x.data...)
 	o.eff.Replies[len(o.eff.Replies)-1].Own = onlyReads(q.msg.Ops)
 	p.readDone(q)

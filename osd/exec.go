@@ -37,6 +37,15 @@ type exec struct {
 	results []wire.ObjResult
 	data    [][]byte
 	errno   uint32
+	aside   bool      // reads may be left for later
+	later   []pending // those that were
+	started Later     // by the step under way
+}
+
+// pending is a read whose bytes come later; at is where in exec.data.
+type pending struct {
+	at int
+	l  Later
 }
 
 func (x *exec) begin(p *pg, name string) {
@@ -58,17 +67,27 @@ func (x *exec) run(ops []wire.ObjOp) {
 	for i := range ops {
 		r := &x.results[i]
 		e := x.step(&ops[i], r)
-		if e == 0 && len(r.Data) > 0 {
-			if out += len(r.Data); out > limit {
+		n := len(r.Data)
+		if x.started != nil {
+			n = x.started.Len()
+			x.later = append(x.later, pending{len(x.data), x.started})
+			x.started = nil
+		}
+		if e == 0 && n > 0 {
+			if out += n; out > limit {
 				e = e2BIG
 			} else {
-				r.DataLen = uint32(len(r.Data))
+				r.DataLen = uint32(n)
 				x.data = append(x.data, r.Data)
 			}
 		}
 		if e != 0 {
 			r.Errno, x.errno = e, e
 			x.muts = nil
+			for _, y := range x.later {
+				y.l.Drop()
+			}
+			x.later = nil
 			return
 		}
 	}
@@ -92,6 +111,14 @@ func (x *exec) step(op *wire.ObjOp, r *wire.ObjResult) uint32 {
 		n := min(op.Len, x.st.Size-op.Off)
 		if n > wire.MaxOpData {
 			return e2BIG
+		}
+		if x.aside {
+			b, l, err := st.Start(id, x.name, op.Off, n, x.p.o.cfg.Buffer)
+			if err != nil {
+				return eIO
+			}
+			r.Data, x.started = b, l
+			return 0
 		}
 		b := x.p.o.cfg.Buffer(int(n))
 		k, err := st.Read(id, x.name, op.Off, b)

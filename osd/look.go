@@ -19,6 +19,7 @@ const (
 	whyWrite   = "an uncommitted write"
 	whyLease   = "a lease"
 	whyHeal    = "a good copy of a damaged object"
+	whyDisk    = "disk"
 )
 
 // OpState is an operation that was not answered yet.
@@ -28,7 +29,7 @@ type OpState struct {
 	PG      string   `json:"pg"`
 	Object  string   `json:"object"`
 	Writes  bool     `json:"writes"`
-	Stage   string   `json:"stage"` // map, peering, min_size, queue, lease, heal, log, replica
+	Stage   string   `json:"stage"` // map, peering, min_size, queue, lease, heal, disk, log, replica
 	SinceMs int64    `json:"since_ms"`
 	On      []WaitOn `json:"on"`
 }
@@ -54,6 +55,9 @@ func (o *OSD) Ops(now int64, max int) []OpState {
 	}
 	for _, q := range o.waitMap {
 		add(q, "map", []WaitOn{{"monitors", wire.NoOSD, fmt.Sprintf("the monitors for map epoch %d; osd.%d has %d", q.msg.Epoch, o.cfg.ID, o.m.Epoch)}})
+	}
+	for _, id := range o.fetchIDs() {
+		add(o.fetches[id].q, "disk", []WaitOn{{"store", o.cfg.ID, fmt.Sprintf("osd.%d's disk", o.cfg.ID)}})
 	}
 	for _, p := range o.order {
 		for _, q := range p.waitActive {
@@ -234,6 +238,8 @@ func (p *pg) readDone(q *op) {
 		owner = "a write of the same object that was not committed"
 	case whyPeering, whyMap:
 		stage, owner = q.why, p.memberNames()
+	case whyDisk:
+		stage = q.why
 	}
 	o.late("read", q.msg.Object, p.id, q.inst, q.tid, took, stage, owner)
 }
@@ -299,7 +305,7 @@ func (o *OSD) Missing() (n int) {
 
 // InFlight counts the operations under way.
 func (o *OSD) InFlight() int {
-	n := len(o.waitMap)
+	n := len(o.waitMap) + len(o.fetches)
 	for _, p := range o.order {
 		n += len(p.waitActive) + len(p.waitMin)
 		for _, ob := range p.parked {

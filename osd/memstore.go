@@ -3,6 +3,7 @@ package osd
 import (
 	"bytes"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"sort"
@@ -27,6 +28,8 @@ type MemStore struct {
 	pending []memTxn
 	auto    chan struct{}
 	closed  bool
+	slow    func() bool
+	torn    bool
 }
 
 type memTxn struct {
@@ -140,7 +143,7 @@ func (s *MemStore) Crash(keep func(pg wire.PGID, n int) int) *MemStore {
 	}
 	s.pending = nil
 	next := NewMemStore(s.uuid)
-	next.fresh, next.total = false, s.total
+	next.fresh, next.total, next.slow, next.torn = false, s.total, s.slow, s.torn
 	next.dur = s.dur
 	for id, pg := range s.dur {
 		next.cur[id] = pg.clone()
@@ -193,6 +196,48 @@ func splitMem(m map[wire.PGID]*memPG, d *Split) {
 		}
 	}
 }
+
+// SetSlow makes Start leave those reads for Later for which slow says so. torn is a fault: they
+// then see what the object has when they are fetched.
+func (s *MemStore) SetSlow(slow func() bool, torn bool) { s.slow, s.torn = slow, torn }
+
+// memLater is a read that was begun.
+type memLater struct {
+	s    *MemStore
+	pg   wire.PGID
+	name string
+	off  uint64
+	b    []byte
+}
+
+// Start implements Store.
+func (s *MemStore) Start(pg wire.PGID, name string, off, n uint64, room func(int) []byte) ([]byte, Later, error) {
+	b := room(int(n))
+	k, err := s.Read(pg, name, off, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	if k == 0 || s.slow == nil || !s.slow() {
+		return b[:k], nil, nil
+	}
+	return nil, &memLater{s, pg, name, off, b[:k]}, nil
+}
+
+func (l *memLater) Len() int { return len(l.b) }
+
+// Fetch implements Later: bytes that went bad meanwhile are bad.
+func (l *memLater) Fetch(func(int) []byte) ([]byte, uint32, error) {
+	now := make([]byte, len(l.b))
+	if _, err := l.s.Read(l.pg, l.name, l.off, now); err != nil {
+		return nil, 0, err
+	}
+	if l.s.torn {
+		l.b = now
+	}
+	return l.b, crc32.Checksum(l.b, crc32.MakeTable(crc32.Castagnoli)), nil
+}
+
+func (l *memLater) Drop() {}
 
 // SetTotal changes the size that Space reports.
 func (s *MemStore) SetTotal(n uint64) { s.total = n }

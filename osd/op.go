@@ -10,14 +10,15 @@ import (
 
 // op is a client's operation that has no version yet.
 type op struct {
-	conn ConnID
-	inst wire.Instance
-	tid  wire.Tid
-	at   int64
-	msg  *wire.OSDOp
-	data []byte // of the frame: msg's steps refer to it
-	muts bool
-	why  string // what it waits for, for people
+	conn   ConnID
+	inst   wire.Instance
+	tid    wire.Tid
+	at     int64
+	msg    *wire.OSDOp
+	data   []byte // of the frame: msg's steps refer to it
+	muts   bool
+	why    string // what it waits for, for people
+	inStep bool   // what it reads is read in the step: bytes fetched beside it were bad
 }
 
 func (o *OSD) reply(q *op, m *wire.OSDReply, data ...[]byte) {
@@ -190,12 +191,16 @@ func (p *pg) read(q *op) bool {
 		return false
 	}
 	o.stats.Reads++
-	var x exec
+	x := exec{aside: !q.inStep && onlyReads(q.msg.Ops)}
 	x.begin(p, q.msg.Object)
 	x.run(q.msg.Ops)
 	if x.errno == eIO && p.heal(q.msg.Object) {
 		q.why = whyHeal
 		return false
+	}
+	if len(x.later) > 0 {
+		p.fetch(q, &x)
+		return true
 	}
 	r := &wire.OSDReply{Errno: x.errno, Version: x.st.Version, Ops: x.results}
 	o.reply(q, r, x.data...)

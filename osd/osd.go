@@ -111,6 +111,7 @@ const (
 	EvPeer                            // From, Msg, Data (owned by the core unless Lent)
 	EvMap                             // Map
 	EvStored                          // PG, Seq
+	EvFetched                         // Seq: Fetch.ID, Got (owned by the core, from Config.Buffer), CRC, Bad
 )
 
 // Event is one thing that happened at Now, on the OSD's own clock: monotone, running on in sleep.
@@ -126,6 +127,9 @@ type Event struct {
 	Map  *clustermap.OSDMap
 	PG   wire.PGID
 	Seq  uint64
+	Got  [][]byte
+	CRC  uint32 // crc32c of Got when that is one slice
+	Bad  bool   // a Later has failed, and Got is what the others gave
 }
 
 // Send is a message to a peer OSD, best effort.
@@ -142,6 +146,9 @@ type Reply struct {
 	Msg  *wire.OSDReply
 	Data [][]byte
 	Own  bool // Data came from Config.Buffer, and nobody else knows it
+
+	Summed bool // CRC is the crc32c of Data, which is one slice
+	CRC    uint32
 }
 
 // Proposal is a compare-and-set of a PG's configuration at the monitors (M1).
@@ -158,6 +165,7 @@ type Proposal struct {
 type Effects struct {
 	Sends     []Send
 	Replies   []Reply
+	Fetches   []Fetch
 	Proposals []Proposal
 	Failures  []wire.OSDID // silent peers, to be reported to the monitors
 	Slow      []SlowOp     // for the log
@@ -178,6 +186,8 @@ type OSD struct {
 
 	leaseSlack int64 // L(1+ε)
 	bootLease  int64 // R2: a lease given at the start
+	fetches    map[uint64]*fetching
+	fetchID    uint64
 	waitMap    []*op // ops whose barrier is ahead of the map
 	later      []Event
 	heard      map[wire.OSDID]int64
@@ -201,6 +211,7 @@ type Stats struct {
 	Strays                                                               uint64 // PGs removed that this OSD had left
 	Splits                                                               uint64 // PGs divided
 	MemberReads, MemberRefused, Lent                                     uint64 // reads answered, and left to the primary, as a member; read leases given
+	Fetched                                                              uint64 // reads that waited for the disk beside the core
 	ByLog, CopiedBytes                                                   uint64 // learners that were filled by log, bytes of copies to learners
 	Damaged, Healed, Mended                                              uint64 // own copies found damaged, replaced by good ones; members' copies replaced
 }
@@ -208,7 +219,7 @@ type Stats struct {
 // New makes the core over an opened store, at time now.
 func New(cfg Config, st Store, now int64) *OSD {
 	cfg.defaults()
-	o := &OSD{cfg: cfg, store: st, now: now, sharedAt: now, copyLeft: copyBurst, clientAt: now - idleNs, m: &clustermap.OSDMap{}, pgs: map[wire.PGID]*pg{}, heard: map[wire.OSDID]int64{}}
+	o := &OSD{cfg: cfg, store: st, now: now, sharedAt: now, copyLeft: copyBurst, clientAt: now - idleNs, m: &clustermap.OSDMap{}, pgs: map[wire.PGID]*pg{}, heard: map[wire.OSDID]int64{}, fetches: map[uint64]*fetching{}}
 	o.leaseSlack = cfg.LeaseNs + cfg.LeaseNs/64 // rates differ by less than 1 %
 	if !st.Fresh() {
 		o.bootLease = now + o.leaseSlack
@@ -239,6 +250,8 @@ func (o *OSD) Step(ev *Event) {
 		if p := o.pgs[ev.PG]; p != nil {
 			p.stored(ev.Seq)
 		}
+	case EvFetched:
+		o.fetched(ev)
 	}
 }
 
@@ -267,10 +280,11 @@ func (o *OSD) Flush() *Effects {
 func (o *OSD) Done() {
 	clear(o.eff.Sends)
 	clear(o.eff.Replies)
+	clear(o.eff.Fetches)
 	clear(o.eff.Proposals)
 	clear(o.eff.Slow)
 	clear(o.eff.Free)
-	o.eff = Effects{Free: o.eff.Free[:0], Slow: o.eff.Slow[:0], Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
+	o.eff = Effects{Free: o.eff.Free[:0], Slow: o.eff.Slow[:0], Sends: o.eff.Sends[:0], Replies: o.eff.Replies[:0], Fetches: o.eff.Fetches[:0], Proposals: o.eff.Proposals[:0], Failures: o.eff.Failures[:0]}
 }
 
 // Stats returns the counters.
@@ -597,6 +611,7 @@ func (o *OSD) heartbeat() {
 func (o *OSD) connClosed(c ConnID) {
 	gone := func(q *op) bool { return q.conn == c }
 	o.waitMap = slices.DeleteFunc(o.waitMap, gone)
+	maps.DeleteFunc(o.fetches, func(_ uint64, f *fetching) bool { return gone(f.q) })
 	for _, p := range o.order {
 		p.connClosed(gone)
 	}

@@ -2,6 +2,18 @@ package osd
 
 import "github.com/capstan-fs/capstan/wire"
 
+// Later is a read that a store has begun and somebody finishes beside the core, for it waits for
+// the disk. Exactly one of the two is called, once, by any goroutine, with no lock held that a
+// Store's methods are called under.
+type Later interface {
+	Len() int // bytes
+	// Fetch returns the bytes as they were at Start, in a slice that room made, and their crc32c
+	// (Castagnoli). An error means that the bytes on the disk are bad.
+	Fetch(room func(int) []byte) (b []byte, crc uint32, err error)
+	// Drop gives the read up.
+	Drop()
+}
+
 // LendBelow is the size from which a store may still read what it was given after Submit.
 const LendBelow = 32 << 10
 
@@ -50,6 +62,10 @@ type Store interface {
 	// returns how many bytes are valid; reading an absent object gives 0. An error means the
 	// bytes on the disk are bad.
 	Read(pg wire.PGID, name string, off uint64, dst []byte) (int, error)
+	// Start is Read of n bytes for who can wait: what would have to come from a disk is left for
+	// Later, with the bytes that Read would give now, whatever is submitted meanwhile. Without a
+	// Later it is all in b, which room made.
+	Start(pg wire.PGID, name string, off, n uint64, room func(int) []byte) (b []byte, later Later, err error)
 	// Extents lists the parts of the object that hold data, sorted: what lies between is a hole.
 	Extents(pg wire.PGID, name string) []wire.Extent
 	Xattr(pg wire.PGID, name, key string) ([]byte, bool)

@@ -46,7 +46,7 @@ var (
 	rounds   = flag.Int("rounds", 3, "rounds; the median counts")
 	depth    = flag.Int("depth", 16, "large operations in flight")
 	cpuacct  = flag.String("cpuacct", "", "cpuacct.usage of a control group with the OSDs and this program")
-	only     = flag.String("only", "large,small", "rows: large, small or both")
+	only     = flag.String("only", "write,cold,warm,small", "rows, comma separated; reads need the objects of an earlier write")
 	asJSON   = flag.Bool("json", false, "as JSON")
 )
 
@@ -70,24 +70,30 @@ func main() {
 	}
 	t := &table{rows: map[string][]sample{}}
 	for range *rounds {
-		if strings.Contains(*only, "large") {
-			t.large(targets)
-		}
-		if strings.Contains(*only, "small") {
+		t.large(targets)
+		if wanted("small") {
 			t.small(targets)
 		}
 	}
 	t.print(targets)
 }
 
+func wanted(row string) bool { return slices.Contains(strings.Split(*only, ","), row) }
+
 func (t *table) large(targets []target) {
 	for _, x := range targets {
-		t.add(x, "write 4 MiB", stream(x, func(off int64, p []byte) error { return x.write(off, p, false) }, true))
+		if wanted("write") {
+			t.add(x, "write 4 MiB", stream(x, func(off int64, p []byte) error { return x.write(off, p, false) }, true))
+		}
 	}
 	for _, x := range targets {
-		dropCaches()
-		t.add(x, "read 4 MiB cold", stream(x, x.read, false))
-		t.add(x, "read 4 MiB warm", stream(x, x.read, false))
+		if wanted("cold") {
+			dropCaches()
+			t.add(x, "read 4 MiB cold", stream(x, x.read, false))
+		}
+		if wanted("warm") {
+			t.add(x, "read 4 MiB warm", stream(x, x.read, false))
+		}
 	}
 }
 
@@ -123,7 +129,9 @@ func stream(x target, do func(int64, []byte) error, writes bool) sample {
 		for range *depth {
 			wg.Go(func() {
 				p := aligned(large)
-				fill(p)
+				if writes {
+					fill(p)
+				}
 				for {
 					off := (next.Add(1) - 1) * large
 					if off >= *total<<20 {

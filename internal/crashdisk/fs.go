@@ -111,6 +111,15 @@ func (f osFile) Sync() error {
 	}
 }
 
+// ReadCached fills p from the page cache; false: a part of it would have to come from the disk.
+func (f osFile) ReadCached(p []byte, off int64) bool {
+	n, err := unix.Preadv2(int(f.Fd()), [][]byte{p}, off, unix.RWF_NOWAIT)
+	return err == nil && n == len(p)
+}
+
+// NoReadAhead makes every read one of what was asked for.
+func (f osFile) NoReadAhead() { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM) } // a hint
+
 func (f osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {

@@ -85,6 +85,8 @@ type Daemon struct {
 	done   []stored
 	kick   chan struct{}
 	reboot chan struct{}
+
+	fetcher fetcher
 }
 
 type stored struct {
@@ -108,6 +110,7 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	d := &Daemon{cfg: cfg, store: cfg.Opened, log: cfg.Log, conns: map[osd.ConnID]*msgr.Conn{}, peers: map[wire.OSDID]*peerLine{},
 		casBusy: map[wire.PGID]bool{}, kick: make(chan struct{}, 1), reboot: make(chan struct{}, 1), m: &clustermap.OSDMap{}, ended: make(chan error, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.fetcher.kick = make(chan struct{}, 1)
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -143,8 +146,9 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	if d.mon, err = monc.Dial(ctx, monc.Config{Net: cfg.Net, Addrs: cfg.MonAddrs, Self: d.self, Log: cfg.Log}); err != nil {
 		return nil, fmt.Errorf("osd.%d: %w", cfg.ID, err)
 	}
-	d.wg.Add(3)
+	d.wg.Add(4)
 	go d.commits()
+	go d.arrivals()
 	go d.ticks()
 	go d.boots()
 	if err = d.boot(ctx); err != nil {
@@ -280,11 +284,16 @@ func (d *Daemon) carryOut(e *osd.Effects) {
 	for i := range e.Replies {
 		r := &e.Replies[i]
 		if c := d.conns[r.Conn]; c != nil {
-			send := c.Send
-			if r.Own {
-				send = c.SendOwned
+			var err error
+			switch {
+			case r.Summed:
+				err = c.SendSummed(uint64(r.Tid), r.Msg, r.CRC, r.Data[0])
+			case r.Own:
+				err = c.SendOwned(uint64(r.Tid), r.Msg, r.Data...)
+			default:
+				err = c.Send(uint64(r.Tid), r.Msg, r.Data...)
 			}
-			if err := send(uint64(r.Tid), r.Msg, r.Data...); err != nil {
+			if err != nil {
 				c.Close() // its client is gone or does not read: it will ask again
 				continue
 			}
@@ -294,6 +303,7 @@ func (d *Daemon) carryOut(e *osd.Effects) {
 	for i := range e.Sends {
 		d.sendPeer(&e.Sends[i])
 	}
+	d.fetch(e.Fetches)
 	if d.cfg.Opened == nil { // a store of tests may keep what it was given
 		for _, b := range e.Free {
 			msgr.Recycle(b)

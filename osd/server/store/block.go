@@ -116,7 +116,10 @@ func makeBlockFile(f crashdisk.File, id wire.UUID, size int64) error {
 type blockFile struct {
 	f      crashdisk.File
 	direct crashdisk.File // past the page cache; nil: there is no such way
-	bad    atomic.Uint64
+	cached interface {    // reads what the page cache has; nil: there is no such way
+		ReadCached(p []byte, off int64) bool
+	}
+	bad atomic.Uint64
 }
 
 // ref is where a block's durable content lies; phys 0 is a hole.
@@ -148,13 +151,31 @@ func (b *blockFile) read(dst []byte, refs []ref) (bad int, err error) {
 		b.bad.Add(1)
 		return 0, err
 	}
+	if bad = badIn(dst, refs); bad >= 0 {
+		b.bad.Add(1)
+	}
+	return bad, nil
+}
+
+// badIn is the index of the first block of p that does not match its checksum, or -1.
+func badIn(p []byte, refs []ref) int {
 	for i, r := range refs {
-		if crc32.Checksum(dst[i*BlockBytes:(i+1)*BlockBytes], castagnoli) != r.crc {
-			b.bad.Add(1)
-			return i, nil
+		if crc32.Checksum(p[i*BlockBytes:(i+1)*BlockBytes], castagnoli) != r.crc {
+			return i
 		}
 	}
-	return -1, nil
+	return -1
+}
+
+// hints tells the system how the file is read. It is not to read ahead: what comes next in the
+// file is another object's, and clients read ahead by themselves.
+func (b *blockFile) hints() {
+	b.cached, _ = b.f.(interface {
+		ReadCached(p []byte, off int64) bool
+	})
+	if f, ok := b.f.(interface{ NoReadAhead() }); ok {
+		f.NoReadAhead()
+	}
 }
 
 func (b *blockFile) write(e extent, p []byte) error {

@@ -234,13 +234,9 @@ func (s *Store) finish(c *checkpoint, h journal.Header) {
 	s.header = h
 	s.ckptCount++
 	s.count.Checkpoints++
-	s.mu.Unlock()
-
-	s.reuse.Lock() // no reader has a freed block in hand, and none will get one
-	s.mu.Lock()
+	s.awaitReaders() // none has a freed block in hand now, and none will get one
 	chunks, taken := s.giveBack(c.freed)
 	s.mu.Unlock()
-	s.reuse.Unlock()
 	punched, ok := s.punch(chunks)
 
 	s.mu.Lock()

@@ -41,7 +41,7 @@
 //   - After an error nothing later succeeds (osd.Store's contract). The store on disk is
 //     whole; opening it again is the way on.
 //
-// Locks: reuse before mu. mu is held for memory work, for reading meta.db when an object is
+// Locks: mu, and pins beside it (pin.go). mu is held for memory work, for reading meta.db when an object is
 // not in memory, and for reading the base of a small partial write; never for a sync.
 //
 // bbolt cannot run on the simulated disk of the crash tests. There meta.db is a cellDB, whose

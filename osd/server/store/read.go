@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"hash/crc32"
 	"sort"
 
 	"github.com/capstan-fs/capstan/osd"
@@ -96,74 +97,178 @@ type piece struct {
 	refs  []ref
 }
 
-// Read fills dst from off and returns how many bytes are valid.
-func (s *Store) Read(pg wire.PGID, name string, off uint64, dst []byte) (int, error) {
-	s.reuse.RLock()
-	defer s.reuse.RUnlock()
-	var room [8]piece
-	s.mu.Lock()
-	o, err := s.peek(pg, name)
-	if o == nil || err != nil || off >= o.size || len(dst) == 0 {
-		s.mu.Unlock()
-		return 0, err
-	}
-	dst = dst[:min(uint64(len(dst)), o.size-off)]
-	if off >= MaxObjectBytes {
-		s.mu.Unlock()
-		clear(dst)
-		return len(dst), nil
-	}
-	todo := room[:0]
-	first, last := uint32(off/BlockBytes), uint32((off+uint64(len(dst))-1)/BlockBytes)
-	for i := first; i <= last; i++ {
-		r := o.ref(i)
-		if b := o.bufs[i]; b != nil && b.bad {
-			s.mu.Unlock()
-			s.data.bad.Add(1)
-			return 0, &BadBlock{PG: pg, Object: name, Off: uint64(i) * BlockBytes, Block: r.phys}
-		} else if b != nil {
-			copyBlock(dst, off, i, b.b[:])
-		} else if r.phys == 0 {
-			copyBlock(dst, off, i, zeroes[:])
-		} else if b := s.inFlight(r.phys); b != nil {
-			copyBlock(dst, off, i, b)
-		} else if k := len(todo) - 1; k >= 0 && todo[k].block+uint32(len(todo[k].refs)) == i && todo[k].refs[len(todo[k].refs)-1].phys+1 == r.phys {
-			todo[k].refs = append(todo[k].refs, r)
-		} else {
-			todo = append(todo, piece{i, append(make([]ref, 0, min(last-i+1, 64)), r)})
-		}
-	}
-	s.mu.Unlock()
-
-	for _, p := range todo {
-		if err := s.readPiece(dst, off, p); err != nil {
-			err.PG, err.Object = pg, name
-			return 0, err
-		}
-	}
-	return len(dst), nil
+// reading is a read between the look at the object, under mu, and the block file, beside it.
+type reading struct {
+	s    *Store
+	pg   wire.PGID
+	name string
+	off  uint64
+	n    int
+	dst  []byte // nil: nothing is in it yet, all is in todo
+	todo []piece
+	gen  int // of its pin
 }
 
-// readPiece reads whole blocks into dst where they fit, the ragged ones through a buffer.
-func (s *Store) readPiece(dst []byte, off uint64, p piece) *BadBlock {
-	from := uint64(p.block) * BlockBytes
-	to := from + uint64(len(p.refs))*BlockBytes
-	into := []byte(nil)
-	if from >= off && to <= off+uint64(len(dst)) {
-		into = dst[from-off : to-off]
-	} else {
-		into = make([]byte, to-from)
+// Read fills dst from off and returns how many bytes are valid.
+func (s *Store) Read(pg wire.PGID, name string, off uint64, dst []byte) (int, error) {
+	var room [8]piece
+	r := reading{s: s, pg: pg, name: name, off: off, todo: room[:0]}
+	err := r.look(uint64(len(dst)), func(n int) []byte { return dst[:n] })
+	if err != nil || r.n == 0 {
+		return 0, err
 	}
-	if bad, err := s.data.read(into, p.refs); bad >= 0 {
-		return &BadBlock{Off: from + uint64(bad)*BlockBytes, Block: p.refs[bad].phys, Err: err}
+	r.dst = dst[:r.n]
+	if len(r.todo) > 0 {
+		defer s.unpin(r.gen)
+		err = r.fill()
 	}
-	if from < off || to > off+uint64(len(dst)) {
-		for i := range p.refs {
-			copyBlock(dst, off, p.block+uint32(i), into[i*BlockBytes:(i+1)*BlockBytes])
+	if err != nil {
+		return 0, err
+	}
+	return r.n, nil
+}
+
+// quickRead is up to how many bytes Start reads by itself what the page cache has.
+const quickRead = 64 << 10
+
+// Start implements osd.Store.
+func (s *Store) Start(pg wire.PGID, name string, off, n uint64, room func(int) []byte) ([]byte, osd.Later, error) {
+	r := &reading{s: s, pg: pg, name: name, off: off}
+	if err := r.look(n, room); err != nil || r.n == 0 {
+		return nil, nil, err
+	}
+	if len(r.todo) == 0 {
+		return r.dst, nil, nil
+	}
+	if r.n > quickRead || !r.quick(room) {
+		return nil, r, nil
+	}
+	s.unpin(r.gen)
+	return r.dst, nil, nil
+}
+
+// look finds out where the bytes are, and copies those that are in memory. Blocks that are to be
+// read from the block file are pinned when there are any.
+func (r *reading) look(n uint64, room func(int) []byte) error {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, err := s.peek(r.pg, r.name)
+	if o == nil || err != nil || r.off >= o.size || n == 0 {
+		return err
+	}
+	r.n = int(min(n, o.size-r.off))
+	dst := func() []byte {
+		if r.dst == nil {
+			r.dst = room(r.n)
+		}
+		return r.dst
+	}
+	if r.off >= MaxObjectBytes {
+		clear(dst())
+		return nil
+	}
+	first, last := uint32(r.off/BlockBytes), uint32((r.off+uint64(r.n)-1)/BlockBytes)
+	for i := first; i <= last; i++ {
+		x := o.ref(i)
+		if b := o.bufs[i]; b != nil && b.bad {
+			s.data.bad.Add(1)
+			return &BadBlock{PG: r.pg, Object: r.name, Off: uint64(i) * BlockBytes, Block: x.phys}
+		} else if b != nil {
+			copyBlock(dst(), r.off, i, b.b[:])
+		} else if x.phys == 0 {
+			copyBlock(dst(), r.off, i, zeroes[:])
+		} else if b := s.inFlight(x.phys); b != nil {
+			copyBlock(dst(), r.off, i, b)
+		} else if k := len(r.todo) - 1; k >= 0 && r.todo[k].block+uint32(len(r.todo[k].refs)) == i && r.todo[k].refs[len(r.todo[k].refs)-1].phys+1 == x.phys {
+			r.todo[k].refs = append(r.todo[k].refs, x)
+		} else {
+			r.todo = append(r.todo, piece{i, append(make([]ref, 0, last-i+1), x)})
+		}
+	}
+	if len(r.todo) > 0 {
+		r.gen = s.pin()
+	}
+	return nil
+}
+
+// quick reads everything if the page cache has it.
+func (r *reading) quick(room func(int) []byte) bool {
+	if r.s.data.cached == nil {
+		return false
+	}
+	if r.dst == nil {
+		r.dst = room(r.n)
+	}
+	for _, p := range r.todo {
+		into, whole := r.into(p)
+		if !r.s.data.cached.ReadCached(into, int64(p.refs[0].phys)*BlockBytes) || badIn(into, p.refs) >= 0 {
+			return false // whoever reads it in earnest finds that out again
+		}
+		if !whole {
+			r.cut(p, into)
+		}
+	}
+	return true
+}
+
+// fill reads what is to come from the block file.
+func (r *reading) fill() error {
+	for _, p := range r.todo {
+		into, whole := r.into(p)
+		if bad, err := r.s.data.read(into, p.refs); bad >= 0 {
+			return &BadBlock{PG: r.pg, Object: r.name, Off: (uint64(p.block) + uint64(bad)) * BlockBytes, Block: p.refs[bad].phys, Err: err}
+		}
+		if !whole {
+			r.cut(p, into)
 		}
 	}
 	return nil
 }
+
+// into is where the whole blocks of p are read: in place, or in a buffer when they are ragged.
+func (r *reading) into(p piece) (b []byte, whole bool) {
+	from := uint64(p.block) * BlockBytes
+	to := from + uint64(len(p.refs))*BlockBytes
+	if from >= r.off && to <= r.off+uint64(len(r.dst)) {
+		return r.dst[from-r.off : to-r.off], true
+	}
+	return make([]byte, to-from), false
+}
+
+func (r *reading) cut(p piece, blocks []byte) {
+	for i := range p.refs {
+		copyBlock(r.dst, r.off, p.block+uint32(i), blocks[i*BlockBytes:(i+1)*BlockBytes])
+	}
+}
+
+// Len implements osd.Later.
+func (r *reading) Len() int { return r.n }
+
+// Fetch implements osd.Later.
+func (r *reading) Fetch(room func(int) []byte) ([]byte, uint32, error) {
+	defer r.s.unpin(r.gen)
+	all := r.dst == nil
+	if all {
+		r.dst = room(r.n)
+	}
+	if err := r.fill(); err != nil {
+		return nil, 0, err
+	}
+	if !all || r.off%BlockBytes != 0 || r.n%BlockBytes != 0 {
+		return r.dst, crc32.Checksum(r.dst, castagnoli), nil
+	}
+	crc := uint32(0) // every block has just been compared with its own
+	for _, p := range r.todo {
+		for i := range p.refs {
+			crc = appendBlockCRC(crc, p.refs[i].crc)
+		}
+	}
+	return r.dst, crc, nil
+}
+
+// Drop implements osd.Later.
+func (r *reading) Drop() { r.s.unpin(r.gen) }
 
 // copyBlock copies what block i of an object has in common with dst, which begins at off.
 func copyBlock(dst []byte, off uint64, i uint32, block []byte) {

@@ -88,10 +88,9 @@ func (s *Store) gather(o *object) {
 		r ref
 		b *buf
 	}
-	s.reuse.RLock()
-	defer s.reuse.RUnlock()
 	var todo []block
 	s.mu.Lock()
+	defer s.unpin(s.pin())
 	room := s.o.DirtyBytes/2 - s.dirtyBufs*BlockBytes
 	if o.exists && int(o.used)*BlockBytes <= room && s.avail() >= o.used+s.reserveBlocks() && s.failed == nil && !s.closing {
 		for i, r := range o.refs {

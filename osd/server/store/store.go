@@ -94,9 +94,7 @@ type Store struct {
 	data  blockFile
 	wal   walFile
 
-	// reuse is held shared while blocks are read outside of mu, and exclusively for the moment
-	// when freed blocks become free: a reader never meets another object's bytes. Before mu.
-	reuse sync.RWMutex
+	pins pins
 
 	mu   sync.Mutex
 	work sync.Cond // for committers: runs are queued, deliveries wait, closing
@@ -222,6 +220,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if s.data.f, err = open(o.FS, blockName); err != nil {
 		return nil, err
 	}
+	s.data.hints()
 	size, err := checkHeader(s.data.f, blockName, blockMagic, s.uuid)
 	if err != nil {
 		return nil, err

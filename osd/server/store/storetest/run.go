@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ func Run(t *testing.T, open Opener) {
 	t.Run("ReplaceStartsFromNothing", func(t *testing.T) { replace(t, open) })
 	t.Run("DoneInSubmitOrder", func(t *testing.T) { order(t, open) })
 	t.Run("AsTheModel", func(t *testing.T) { random(t, open) })
+	t.Run("AReadSeesWhatWasThereWhenItBegan", func(t *testing.T) { began(t, open) })
 	t.Run("SplitMovesObjectsAndCopiesTheRest", func(t *testing.T) { split(t, open) })
 }
 
@@ -60,6 +62,78 @@ func readsSee(t *testing.T, open Opener) {
 	for range 2 {
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// began begins reads of objects that are overwritten, removed or made anew before they are
+// fetched.
+func began(t *testing.T, open Opener) {
+	s, reopen := open(t)
+	const size = 3 * 64 << 10
+	was := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i)}, size+i) }
+	for i := range 4 {
+		if err := Do(s, obj(fmt.Sprint("o", i), uint64(i+1), wire.ObjOp{Kind: wire.ObjWrite, Data: was(i)})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reopen != nil {
+		s = reopen() // so that it is all on the disk
+	}
+	defer s.Close()
+	room := func(n int) []byte { return make([]byte, n) }
+	type begun struct {
+		want []byte
+		b    []byte
+		l    osd.Later
+	}
+	var all []begun
+	start := func(i int, off, n uint64) {
+		b, l, err := s.Start(pg1, fmt.Sprint("o", i), off, n, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := min(off+n, uint64(size+i))
+		if l != nil && l.Len() != int(end-off) {
+			t.Errorf("o%d at %d: %d bytes later, not %d", i, off, l.Len(), end-off)
+		}
+		all = append(all, begun{was(i)[off:end], b, l})
+	}
+	for i := range 4 {
+		start(i, 0, 1<<20)
+		start(i, 4096, 2*64<<10)
+		start(i, 77, 100_000)
+		start(i, uint64(size+i-1), 10)
+	}
+	_, l, err := s.Start(pg1, "o0", 0, 1<<20, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l != nil {
+		l.Drop()
+	}
+	for _, tx := range []*osd.Txn{obj("o0", 11, wire.ObjOp{Kind: wire.ObjWrite, Data: bytes.Repeat([]byte{'x'}, size)}),
+		{PG: pg1, Objs: []osd.ObjTxn{{Name: "o1", Version: ver(12), Remove: true}}},
+		{PG: pg1, Objs: []osd.ObjTxn{{Name: "o2", Version: ver(13), Replace: true, Muts: []wire.ObjOp{write(0, "new")}}}},
+		obj("o3", 14, write(5, "small"), wire.ObjOp{Kind: wire.ObjTruncate, Off: 99})} {
+		if err := Do(s, tx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, x := range all {
+		if x.l != nil {
+			var crc uint32
+			if x.b, crc, err = x.l.Fetch(room); err != nil || crc != crc32.Checksum(x.b, crc32.MakeTable(crc32.Castagnoli)) {
+				t.Errorf("read %d: %v, or the sum is wrong", i, err)
+			}
+		}
+		if !bytes.Equal(x.b, x.want) {
+			t.Errorf("read %d has other bytes than when it began", i)
+		}
+	}
+	for _, name := range []string{"absent", "o1"} {
+		if b, l, err := s.Start(pg1, name, 0, 10, room); len(b) > 0 || l != nil || err != nil {
+			t.Errorf("begun read of %s, which is not there: %q %v %v", name, b, l, err)
 		}
 	}
 }
