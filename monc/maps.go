@@ -52,6 +52,10 @@ func (c *Client) takeMaps(m *wire.MonMaps) error {
 		nextOSD, err = clustermap.DecodeOSDMap(m.OSDFull)
 	case len(m.OSDDelta) > 0 && m.OSDBase == osd.Epoch:
 		nextOSD, err = osd.ApplyDelta(m.OSDDelta)
+	case len(m.OSDDelta) > 0:
+		// A map has come by another connection since this one was subscribed. To the monitor we have
+		// what it sent here: without a word it would go on from there for ever.
+		err = fmt.Errorf("a change of osdmap %d, and %d is here", m.OSDBase, osd.Epoch)
 	}
 	if err != nil {
 		return fmt.Errorf("monc: %w", err)
