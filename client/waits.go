@@ -84,7 +84,7 @@ func (c *Client) getUp(k *Caller, w *sleeper) {
 	s.mu.Lock()
 	w.prev.next, w.next.prev = w.next, w.prev
 	s.took[w.why.kind].Add(int64(d))
-	slow := s.limit > 0 && d >= s.limit
+	slow := s.limit > 0 && d >= s.limit && !w.why.ofFileLock()
 	why, op, owner := w.why, w.k, ""
 	if slow {
 		owner = why.owner()
@@ -110,6 +110,12 @@ func (k *Caller) opName() string {
 		return "operation"
 	}
 	return k.Op
+}
+
+// ofFileLock reports whether it waits for applications, who keep a file lock as long as they like: that
+// is not slow.
+func (w reason) ofFileLock() bool {
+	return w.kind == waitRequest && w.call != nil && w.call.req.Op == wire.OpSetlk && w.call.req.Lock.Wait
 }
 
 func (w reason) owner() string {

@@ -74,6 +74,34 @@ func TestAWaitIsSeenFromBeginningToEnd(t *testing.T) {
 	}
 }
 
+// Who waits for a file lock waits for applications: why names them, and nobody is warned of a slow operation,
+// as he is of a request that is late before it stands in the queue.
+func TestAWaitForAFileLockIsNotSlow(t *testing.T) {
+	w := newWorld(t, 7)
+	a, b := w.client(), w.client()
+	ino := a.create(root, "x")
+	w.quiet()
+	lock := func(c *client, typ wire.LockType) wire.Tid {
+		tid := c.ask(&wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: wire.FileLock{Type: typ, Owner: 1, End: 1<<63 - 1, Wait: true}})
+		w.quiet()
+		return tid
+	}
+	lock(a, wire.LockWrite)
+	tid := lock(b, wire.LockWrite)
+	if wait := w.find(tid); wait == nil || wait.Stage != "file-lock" || len(wait.On) != 1 {
+		t.Fatalf("the wait is not seen: %+v", wait)
+	}
+	w.now += 5e9
+	w.r.FindSlow(w.now, 1e9)
+	lock(a, wire.LockUnlock)
+	if w.find(tid) != nil {
+		t.Fatal("it still waits")
+	}
+	if slow := w.r.FindSlow(w.now, 1e9); len(slow) != 0 {
+		t.Errorf("slow operations: %+v", slow)
+	}
+}
+
 // find is the wait of a request.
 func (w *world) find(tid wire.Tid) *Wait {
 	list := w.r.Why()

@@ -107,6 +107,10 @@ var opGetlk = opDesc{
 // entries (capsHeld), so no pin is needed.
 func (r *Rank) awaitFileLock(q *request, id uint64) errno {
 	r.flocking[id] = q
+	if q.sess.queued == nil {
+		q.sess.queued = map[wire.Tid]*request{}
+	}
+	q.sess.queued[q.Tid] = q
 	q.since = r.now
 	r.nextSession = soonest(r.nextSession, r.now+r.deadline()) // who is in its way may be silent: see wantedSince
 	return r.parkFree(q, "a file lock is held by others")
@@ -157,8 +161,7 @@ func (r *Rank) wantedSince(s *session) int64 {
 func (r *Rank) grantFileLocks(in *inode, woken []filelock.Waiter, after journal.Pos) {
 	for i := range woken {
 		w := &woken[i]
-		q := r.flocking[w.Req]
-		delete(r.flocking, w.Req)
+		q := r.leftQueue(w.Req)
 		if q == nil {
 			continue
 		}
@@ -199,22 +202,32 @@ func (r *Rank) onLockCancel(s *session, m *wire.LockCancel) {
 			return c.Waiting && r.cancelled(s, m, &wire.Request{Op: wire.OpSetlk, Tid: c.Tid})
 		})
 	}
-	for _, q := range s.parked {
-		if !r.cancelled(s, m, q.Request) {
-			continue
-		}
-		place := q.place
-		in, id := q.in, q.set.Owner.Req
-		queued := r.flocking[id] == q // else it waits for the inode, or for iflock
-		delete(r.flocking, id)
+	if q := s.queued[m.Tid]; q != nil {
+		r.cancelled(s, m, q.Request)
+		in, id, place := q.in, q.set.Owner.Req, q.place
+		r.leftQueue(id)
 		r.finish(q)
-		if queued {
-			_, _, woken := in.file.locks.Cancel(s.client(), id, place)
-			r.grantFileLocks(in, woken, 0)
-			r.tidyFileLocks(in)
-		}
+		_, _, woken := in.file.locks.Cancel(s.client(), id, place)
+		r.grantFileLocks(in, woken, 0)
+		r.tidyFileLocks(in)
 		return
 	}
+	for _, q := range s.parked { // it waits for the inode, or for iflock
+		if r.cancelled(s, m, q.Request) {
+			r.finish(q)
+			return
+		}
+	}
+}
+
+// leftQueue forgets that a request waits in the queue of a file lock; nil: it does not.
+func (r *Rank) leftQueue(id uint64) *request {
+	q := r.flocking[id]
+	if q != nil {
+		delete(r.flocking, id)
+		delete(q.sess.queued, q.Tid)
+	}
+	return q
 }
 
 // cancelled reports whether q is what m takes back, and answers it then.
@@ -235,7 +248,7 @@ func (r *Rank) dropFileLocks(s *session, after journal.Pos) {
 		}
 		woken, dropped := in.file.locks.DropClient(s.client())
 		for _, w := range dropped {
-			delete(r.flocking, w.Req)
+			r.leftQueue(w.Req)
 		}
 		r.grantFileLocks(in, woken, after)
 		r.tidyFileLocks(in)

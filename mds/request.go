@@ -297,7 +297,7 @@ func (r *Rank) killRequests(s *session) {
 		q := s.parked[len(s.parked)-1]
 		if id := q.set.Owner.Req; r.flocking[id] == q {
 			// Its place in the queue goes with it: a grant would look for a request that is no more.
-			delete(r.flocking, id)
+			r.leftQueue(id)
 			if in := q.in; in.file != nil && in.file.locks != nil {
 				_, _, woken := in.file.locks.Cancel(s.client(), id, q.place)
 				r.grantFileLocks(in, woken, 0)

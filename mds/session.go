@@ -30,13 +30,14 @@ type session struct {
 	oldest   wire.Tid
 
 	out     outQueue
-	unsafe  []unsafeTid // early answered or flushed, entry not durable yet; in order of position
-	safe    wire.Tid    // highest watermark sent, or owed
-	owed    wire.Tid    // watermark that rides on the next reply; 0: none
-	owedAt  int64       // … or leaves alone at this time
-	replied int64       // when the last reply left
-	durable wire.Tid    // highest tid known durable
-	parked  []*request  // in no order that means something
+	unsafe  []unsafeTid           // early answered or flushed, entry not durable yet; in order of position
+	safe    wire.Tid              // highest watermark sent, or owed
+	owed    wire.Tid              // watermark that rides on the next reply; 0: none
+	owedAt  int64                 // … or leaves alone at this time
+	replied int64                 // when the last reply left
+	durable wire.Tid              // highest tid known durable
+	parked  []*request            // in no order that means something
+	queued  map[wire.Tid]*request // of those, who stand in the queue of a file lock
 
 	state  sessionState
 	caps   caps.List

@@ -52,12 +52,13 @@ func (r *Rank) nameOfSession(s *session) string { return s.instance.String() + "
 
 // FindSlow looks for requests that have waited for longer than limit (ns) and notes why, once
 // each; then it hands over those that have ended since. The shell calls it now and then: what
-// is fast pays nothing for it.
+// is fast pays nothing for it. Who stands in the queue of a file lock is not among them: an
+// application keeps that, for as long as it likes (`capstan locks` and `why` show the wait).
 func (r *Rank) FindSlow(now, limit int64) []SlowOp {
 	r.Clock(now)
 	for _, s := range r.order {
 		for _, q := range s.parked {
-			if q.late.set || q.began == 0 || r.now-q.began < limit {
+			if q.late.set || q.began == 0 || r.now-q.began < limit || r.flocking[q.set.Owner.Req] == q {
 				continue
 			}
 			w := r.waitOf(q)
