@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -271,7 +272,7 @@ func TestManyOpenFiles(t *testing.T) {
 		t.Skipf("descriptors for ourselves: %v", err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
-	c := harness.Up(t)
+	c := harness.Up(t, harness.Limit(15*time.Minute)) // 48 000 operations, on however slow a machine
 	m := c.Mount()
 	fds := make([]int, n)
 	for i := range fds {
