@@ -9,12 +9,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/boottime"
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -153,7 +152,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		cfg.WantedDelay = 5 * time.Second
 	}
 	if cfg.Now == nil {
-		cfg.Now = boottime
+		cfg.Now = boottime.Now
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Log, now: cfg.Now,
@@ -337,16 +336,6 @@ func (c *Client) wasStopped(before, now int64) {
 			n.Attrs(i)
 		}
 	}()
-}
-
-// boottime is CLOCK_BOOTTIME in ns: unlike Go's clock it runs on while the machine sleeps.
-func boottime() int64 {
-	var ts unix.Timespec
-	// Without telling the scheduler: it does not block, and is most of what an OPEN costs here.
-	if _, _, e := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&ts)), 0); e != 0 {
-		return time.Now().UnixNano()
-	}
-	return ts.Nano()
 }
 
 // event is something that can be waited for again and again: wait returns a channel that

@@ -55,9 +55,11 @@ func runScript(t *testing.T, plus bool) *script {
 	s.fd, err = unix.Dup(fd)
 	must(t, err)
 	go srv.Serve()
-	watchdog(t, s.dir, 20*time.Second)
+	watchdog(t, s.dir, 5*time.Minute)
+	gone := guarded(t, s.dir)
 	t.Cleanup(func() {
-		unix.Unmount(s.dir, unix.MNT_DETACH)
+		unix.Unmount(s.dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		gone()
 		unix.Close(s.fd)
 	})
 	return s

@@ -22,7 +22,7 @@ type fileSystem struct {
 	fhs                handles
 	places             places
 	wrong              wrong.Set // seeded bugs
-	fd                 int       // our own descriptor of the connection
+	dev                *device
 }
 
 func newFileSystem(c *client.Client, _ options, log zerolog.Logger) *fileSystem {
@@ -33,14 +33,15 @@ func (fs *fileSystem) ino(n uint64) wire.Ino { return fs.places.ino(n) }
 
 func (fs *fileSystem) String() string { return "capstan" }
 
-func (fs *fileSystem) caller(cancel <-chan struct{}, h *fuse.InHeader) client.Caller {
+// caller is who asks. The channel that go-fuse has for INTERRUPT is not used: see device.cancel.
+func (fs *fileSystem) caller(h *fuse.InHeader) client.Caller {
 	op := h.Opcode % numOps
 	opCounts[op].Add(1)
-	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: cancel, Killed: killed, Op: opNames[op], Ino: fs.ino(h.NodeId)}
+	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: fs.dev.cancel(h.Unique), Killed: killed, Op: opNames[op], Ino: fs.ino(h.NodeId)}
 }
 
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	e, err := fs.c.Lookup(&k, fs.ino(h.NodeId), name)
 	if e.TTL > 0 {
 		if err == nil {
@@ -81,7 +82,7 @@ func (fs *fileSystem) Forget(nodeid, nlookup uint64) {
 }
 
 func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	a, err := fs.c.Getattr(&k, fs.ino(in.NodeId))
 	if err != nil {
 		return status(err)
@@ -92,7 +93,7 @@ func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *f
 }
 
 func (fs *fileSystem) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	a, err := fs.c.Getattr(&k, fs.ino(in.NodeId))
 	if err != nil {
 		return status(err)
@@ -103,7 +104,7 @@ func (fs *fileSystem) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.
 }
 
 func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	a, err := fs.c.Setattr(&k, fs.ino(in.NodeId), setattr(in))
 	if err != nil {
 		return status(err)
@@ -123,41 +124,41 @@ func (fs *fileSystem) made(dir uint64, name string, e client.Entry, err error, o
 }
 
 func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	e, err := fs.c.Mknod(&k, fs.ino(in.NodeId), name, client.Make{Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev})
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	e, err := fs.c.Mknod(&k, fs.ino(in.NodeId), name, client.Make{Mode: in.Mode&07777 | unix.S_IFDIR, Umask: in.Umask})
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	e, err := fs.c.Mknod(&k, fs.ino(h.NodeId), name, client.Make{Mode: 0777 | unix.S_IFLNK, Target: target})
 	return fs.made(h.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	e, err := fs.c.Link(&k, fs.ino(in.Oldnodeid), fs.ino(in.NodeId), name)
 	return fs.made(in.NodeId, name, e, err, out)
 }
 
 func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	return status(fs.c.Unlink(&k, fs.ino(h.NodeId), name))
 }
 
 func (fs *fileSystem) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	return status(fs.c.Rmdir(&k, fs.ino(h.NodeId), name))
 }
 
 func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	var fl uint32
 	if in.Flags&unix.RENAME_NOREPLACE != 0 {
 		fl |= wire.RenameNoReplace
@@ -176,7 +177,7 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to
 }
 
 func (fs *fileSystem) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	t, err := fs.c.Readlink(&k, fs.ino(h.NodeId))
 	return []byte(t), status(err)
 }
@@ -200,7 +201,7 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name st
 		}
 		return 0, fuse.ENODATA
 	}
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	v, err := fs.c.Getxattr(&k, fs.ino(h.NodeId), name)
 	if err != nil {
 		return 0, status(err)
@@ -226,7 +227,7 @@ func withoutTrusted(list []byte) []byte {
 }
 
 func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	v, err := fs.c.Listxattr(&k, fs.ino(h.NodeId))
 	if err != nil {
 		return 0, status(err)
@@ -238,12 +239,12 @@ func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 }
 
 func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	return status(fs.c.Setxattr(&k, fs.ino(in.NodeId), name, val, in.Flags))
 }
 
 func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	return status(fs.c.Removexattr(&k, fs.ino(h.NodeId), name))
 }
 
@@ -262,13 +263,13 @@ func openFlags(f *client.File) uint32 {
 }
 
 func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	e, f, err := fs.c.Create(&k, fs.ino(in.NodeId), name, in.Mode, in.Umask, in.Flags)
 	return fs.created(in.NodeId, name, e, f, err, out)
 }
 
 func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	e, f, err := fs.c.Tmpfile(&k, fs.ino(in.NodeId), in.Mode, in.Umask, in.Flags)
 	if st := status(err); st == fuse.ENOSYS {
 		return fuse.ENOTSUP
@@ -286,7 +287,7 @@ func (fs *fileSystem) created(dir uint64, name string, e client.Entry, f *client
 }
 
 func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	f, err := fs.c.Open(&k, fs.ino(in.NodeId), in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0)
 	if err != nil {
 		return status(err)
@@ -304,7 +305,7 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 	if h == nil {
 		return nil, fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	read := fs.c.Read
 	if in.ReadFlags&readLockOwner == 0 { // only a read() that bypasses the pages has an owner
 		read = fs.c.ReadPage
@@ -313,7 +314,7 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 	if err != nil {
 		return nil, status(err)
 	}
-	return fuse.ReadResultData(b), fuse.OK
+	return fs.dev.read(in.Unique, b), fuse.OK
 }
 
 func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
@@ -321,7 +322,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	n, err := fs.c.Write(&k, h.f, data, in.Offset, client.WriteFlags{
 		Append:   in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0,
 		FromMmap: in.WriteFlags&fuse.WRITE_CACHE != 0,
@@ -347,7 +348,7 @@ func (fs *fileSystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.EINVAL
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	off, err := fs.c.Lseek(&k, h.f, in.Offset, in.Whence == unix.SEEK_HOLE)
 	out.Offset = off
 	return status(err)
@@ -395,7 +396,7 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	return status(fs.c.Fsync(&k, h.f))
 }
 
@@ -404,7 +405,7 @@ func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	return status(fs.c.Fallocate(&k, h.f, in.Offset, in.Length, in.Mode))
 }
 
@@ -418,7 +419,7 @@ func (fs *fileSystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 	if in.Flags != 0 {
 		return 0, fuse.EINVAL
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	n, err := fs.c.CopyRange(&k, from.f, in.OffIn, to.f, in.OffOut, in.Len)
 	return uint32(n), status(err)
 }
@@ -452,7 +453,7 @@ func (fs *fileSystem) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkO
 	if st != fuse.OK {
 		return st
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	r, err := fs.c.Getlk(&k, h.f, l)
 	if err != nil {
 		return status(err)
@@ -486,7 +487,7 @@ func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fu
 		return st
 	}
 	l.Wait = wait && l.Type != wire.LockUnlock
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	switch {
 	case l.Type == wire.LockUnlock:
 	case l.Flock:
@@ -500,7 +501,7 @@ func (fs *fileSystem) setLk(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fu
 // ---- directories -----------------------------------------------------------------------
 
 func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	f, err := fs.c.Open(&k, fs.ino(in.NodeId), 0, false)
 	if err != nil {
 		return status(err)
@@ -514,7 +515,7 @@ func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	return status(fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
 		return out.AddDirEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
 	}))
@@ -525,7 +526,7 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 	if h == nil {
 		return fuse.EBADF
 	}
-	k := fs.caller(cancel, &in.InHeader)
+	k := fs.caller(&in.InHeader)
 	rows := fs.c.NewRows(&k, h.f)
 	err := fs.c.Readdir(&k, h.f, in.Offset, func(e *client.DirEntry) bool {
 		o := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie})
@@ -553,7 +554,7 @@ func (fs *fileSystem) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.St
 }
 
 func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	k := fs.caller(cancel, h)
+	k := fs.caller(h)
 	s, err := fs.c.Statfs(&k)
 	if err != nil {
 		return status(err)

@@ -25,17 +25,30 @@ type mounted struct {
 	s    *fuse.Server
 }
 
-// watchdog dumps goroutines and unmounts lazily when a test takes too long: a mount that
-// hangs must not take the test run with it.
-func watchdog(t testing.TB, dir string, d time.Duration) {
-	timer := time.AfterFunc(d, func() {
+// watchdog dumps goroutines and ends the connection when the mounts of this process have been asked for
+// nothing for so long: a mount that hangs must not take the test run with it, and a slow machine is no
+// hang.
+func watchdog(t testing.TB, dir string, quiet time.Duration) {
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for last, n := time.Now(), fuse.Upcalls(); time.Since(last) < quiet; {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			if now := fuse.Upcalls(); now != n {
+				last, n = time.Now(), now
+			}
+		}
 		buf := make([]byte, 1<<20)
 		os.Stderr.Write(buf[:runtime.Stack(buf, true)])
-		unix.Unmount(dir, unix.MNT_DETACH)
-		unix.Unmount(dir, unix.MNT_FORCE)
+		unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) // at once: what is detached cannot be forced any more
 		panic("watchdog: " + t.Name())
-	})
-	t.Cleanup(func() { timer.Stop() })
+	}()
 }
 
 func mount(t testing.TB, opts ...string) *mounted {
@@ -48,7 +61,13 @@ func mount(t testing.TB, opts ...string) *mounted {
 
 func mountRank(t testing.TB, r *fakerank.Rank, opts ...string) *mounted {
 	t.Helper()
-	m := &mounted{dir: t.TempDir(), rank: r}
+	return mountAt(t, r, t.TempDir(), opts...)
+}
+
+func mountAt(t testing.TB, r *fakerank.Rank, dir string, opts ...string) *mounted {
+	t.Helper()
+	m := &mounted{dir: dir, rank: r}
+	gone := guarded(t, dir)
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -59,11 +78,12 @@ func mountRank(t testing.TB, r *fakerank.Rank, opts ...string) *mounted {
 	if m.s, err = fuse.Mount(ctx, fuse.Config{Client: m.c, Mountpoint: m.dir, Options: opts, Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	watchdog(t, m.dir, 90*time.Second)
+	watchdog(t, m.dir, 3*time.Minute)
 	t.Cleanup(func() {
 		if unix.Unmount(m.dir, 0) != nil {
 			m.s.Abort() // a file left open by a failed test must not keep this process from ending
 		}
+		gone()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		m.c.Close(ctx)

@@ -5,7 +5,6 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/client"
 	"github.com/capstan-fs/capstan/wire"
@@ -17,8 +16,7 @@ import (
 // tell answers a LOOKUP with a timeout for the name. The answer is written here, and not by
 // go-fuse when we have returned, since it must be known when the kernel has it: only then can
 // a revoke look whether the thread that asked has taken it in, and whether this process stood
-// still between computing the timeout and writing it (B6). go-fuse's own answer to the same
-// request is refused (ENOENT), which is harmless.
+// still between computing the timeout and writing it (B6).
 func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out *fuse.EntryOut, e *client.Entry, err error) fuse.Status {
 	st := status(err)
 	if fs.c.Late(e.At()) {
@@ -26,7 +24,7 @@ func (fs *fileSystem) tell(k *client.Caller, h *fuse.InHeader, name string, out 
 		return st
 	}
 	out.SetEntryTimeout(e.TTL)
-	ok := fs.answer(h.Unique, unsafe.Slice((*byte)(unsafe.Pointer(out)), unsafe.Sizeof(*out))) == nil
+	ok := fs.dev.reply(h.Unique, unsafe.Slice((*byte)(unsafe.Pointer(out)), unsafe.Sizeof(*out))) == nil
 	fs.c.Told(fs.ino(h.NodeId), name, e, ok)
 	if st != fuse.OK {
 		*out = fuse.EntryOut{}
@@ -40,7 +38,7 @@ func (fs *fileSystem) tellRows(h *fuse.InHeader, out *fuse.DirEntryList, rows *c
 		clearTimeouts(out.Bytes())
 		rows.Done(false)
 	} else if timed {
-		rows.Done(fs.answer(h.Unique, out.Bytes()) == nil)
+		rows.Done(fs.dev.reply(h.Unique, out.Bytes()) == nil)
 	}
 }
 
@@ -55,15 +53,6 @@ func clearTimeouts(b []byte) {
 		name := int(binary.NativeEndian.Uint32(b[entry+16:]))
 		b = b[entry+(head+name+7)&^7:]
 	}
-}
-
-// answer writes an answer.
-func (fs *fileSystem) answer(unique uint64, body []byte) error {
-	var head [16]byte
-	binary.NativeEndian.PutUint32(head[0:], uint32(len(head)+len(body)))
-	binary.NativeEndian.PutUint64(head[8:], unique)
-	_, err := unix.Writev(fs.fd, [][]byte{head[:], body})
-	return err
 }
 
 // namer is a notifier of a kernel that can expire names.
@@ -94,5 +83,5 @@ func (n *namer) expire(dir uint64, name string) {
 	binary.NativeEndian.PutUint32(b[24:], uint32(len(name)))
 	binary.NativeEndian.PutUint32(b[28:], 1) // FUSE_EXPIRE_ONLY
 	copy(b[head:], name)
-	unix.Write(n.fd, b) // ENOENT: it does not have the name
+	n.dev.notify(b) // ENOENT: it does not have the name
 }

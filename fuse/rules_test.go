@@ -76,7 +76,9 @@ func TestB1RevokeWhileAWriteIsParked(t *testing.T) {
 			defer release()
 			done := make(chan error, 1)
 			go func() { _, err := f.Write(make([]byte, n)); done <- err }()
-			time.Sleep(50 * time.Millisecond)
+			if !fakerank.Wait(func() bool { return m.rank.Store.Parked() > 0 }) {
+				t.Fatal("the write did not come")
+			}
 			ack := m.rank.Revoke(i, caps.FileWr|caps.FileExcl|caps.FileAppend|caps.FileShared|caps.FileCache)
 			select {
 			case <-ack:
@@ -112,8 +114,11 @@ func TestB1RevokeWhileReadsAreParked(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Add(2)
 	go func() { defer wg.Done(); r.ReadAt(make([]byte, 4096), 0) }()
-	go func() { defer wg.Done(); _ = mem[40<<10] }()
-	time.Sleep(50 * time.Millisecond)
+	go func() { defer wg.Done(); touch(t, mem[40<<10:], nil) }()
+	if !fakerank.Wait(func() bool { return m.rank.Store.Parked() > 0 }) {
+		t.Fatal("no read came")
+	}
+	time.Sleep(50 * time.Millisecond) // for the other one, which may wait for the same pages
 	ack := m.rank.Revoke(i, caps.FileShared|caps.FileCache)
 	acked(t, "s and c", ack)
 	wg.Add(1)
@@ -125,8 +130,25 @@ func TestB1RevokeWhileReadsAreParked(t *testing.T) {
 	m.rank.Allow(i)
 	hold()
 	wg.Wait()
-	mem[0] = 'x' // a page dirtied after w is gone is written back all the same
+	touch(t, mem, []byte("x")) // a page dirtied after w is gone is written back all the same
 	must(t, unix.Msync(mem, unix.MS_SYNC))
+}
+
+// touch reads or writes the first byte of mapped memory within a system call. A thread that waited for
+// the page with Go code on its stack could not be stopped by the collector, and everybody, those who
+// must answer included, would wait for that.
+func touch(t *testing.T, mem, b []byte) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	defer w.Close()
+	if b == nil {
+		_, err = w.Write(mem[:1])
+	} else if _, err = w.Write(b); err == nil {
+		_, err = r.Read(mem[:1])
+	}
+	must(t, err)
 }
 
 // B3: a cached handle opened before sharing began must not show an old byte, even when the

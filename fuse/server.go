@@ -75,8 +75,7 @@ type Config struct {
 // Server is a mounted file system.
 type Server struct {
 	dir     string
-	fd      int
-	raw     *fuse.Server
+	dev     *device
 	fs      *fileSystem
 	log     zerolog.Logger
 	done    chan struct{}
@@ -102,10 +101,11 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, fd: fd, log: cfg.Log, done: make(chan struct{})}
+	s := &Server{dir: dir, log: cfg.Log, done: make(chan struct{})}
 	s.fs = newFileSystem(cfg.Client, o, cfg.Log)
 	s.fs.wrong = cfg.Wrong
-	s.raw, err = fuse.NewServer(s.fs, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
+	var offered uint64
+	s.dev, offered, err = newDevice(fd, s.fs, &fuse.MountOptions{
 		MaxBackground:        maxBackground,
 		MaxWrite:             maxWrite,
 		MaxReadAhead:         maxWrite,
@@ -118,26 +118,22 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		Logger:               log.New(logWriter{cfg.Log}, "", 0),
 		FsName:               o.fsname,
 		Name:                 "capstan",
-	})
+	}, cfg.Log, func() { s.Abort() })
 	if err != nil {
 		unmount(dir, true)
 		return nil, fmt.Errorf("fuse: %s: %w", dir, err)
 	}
-	s.granted = s.raw.KernelSettings().Flags64() &^ fuse.CAP_WRITEBACK_CACHE // offered, never taken
+	s.fs.dev = s.dev
+	s.granted = offered &^ fuse.CAP_WRITEBACK_CACHE // offered, never taken
 	if miss := uint64(wantCaps) &^ s.granted; miss != 0 {
 		cfg.Log.Info().Str("missing", flagNames(miss)).Msg("this kernel does not offer everything; going without")
 		if miss&needCaps != 0 {
+			s.dev.file.Close()
 			unmount(dir, true)
 			return nil, fmt.Errorf("fuse: this kernel lacks %s, without which two mounts would not stay coherent", flagNames(miss&needCaps))
 		}
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		unmount(dir, true)
-		return nil, fmt.Errorf("fuse: %w", err)
-	}
-	s.fs.fd = own
-	plain := notifier{raw: s.raw, fd: own, places: &s.fs.places}
+	plain := notifier{dev: s.dev, places: &s.fs.places}
 	var names client.Notifier = &plain // names are asked for each time
 	if s.granted&fuse.CAP_HAS_EXPIRE_ONLY != 0 && o.names != never {
 		if err := watchable(); err != nil {
@@ -148,15 +144,10 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	cfg.Client.SetNotifier(names)
 	go func() {
-		s.raw.Serve()
+		s.dev.serve()
 		cfg.Client.SetNotifier(nil)
-		unix.Close(own)
 		close(s.done)
 	}()
-	if err := s.raw.WaitMount(); err != nil {
-		unmount(dir, true)
-		return nil, err
-	}
 	s.warmPoll()
 	return s, nil
 }

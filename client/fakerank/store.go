@@ -14,6 +14,8 @@ type Store struct {
 	objs map[wire.ObjectID]*object
 	gate chan struct{} // closed: open
 	Ops  int
+
+	parked int // operations that wait for the gate
 }
 
 type object struct {
@@ -38,6 +40,13 @@ func (s *Store) Hold() (release func()) {
 	return func() { once.Do(func() { close(g) }) }
 }
 
+// Parked is how many operations Hold keeps.
+func (s *Store) Parked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parked
+}
+
 // Close implements client.Objects.
 func (s *Store) Close() {}
 
@@ -49,9 +58,13 @@ func (s *Store) Submit(id wire.ObjectID, ops []wire.ObjOp, _ wire.Epoch, done cl
 	s.mu.Lock()
 	g := s.gate
 	s.Ops++
+	s.parked++
 	s.mu.Unlock()
 	go func() {
 		<-g
+		s.mu.Lock()
+		s.parked--
+		s.mu.Unlock()
 		errno, res := s.apply(id, ops)
 		done(errno, res, nil)
 	}()

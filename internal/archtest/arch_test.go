@@ -31,12 +31,12 @@ var allowed = map[string][]string{
 	"msgr":               {"wire"},
 	"monc":               {"clustermap", "msgr", "wire"}, // the line to the monitors that daemons and clients share
 	"objecter":           {"clustermap", "msgr", "wire", "monc", "internal/watch"},
-	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/watch", "internal/wrong"}, // monc: it dials the monitors itself
+	"client":             {"caps", "clustermap", "objecter", "monc", "msgr", "wire", "internal/watch", "internal/wrong", "internal/boottime"}, // monc: it dials the monitors itself
 	"fuse":               {"client", "wire", "internal/wrong"},
-	"fsck":               {"mds", "journal", "wire"},                                                                                                 // mds: the records of a rank's objects
-	"fsck/walk":          {"fsck", "mds", "journal", "clustermap", "wire"},                                                                           // mds, clustermap: it lets a rank's core bring the journal into the objects
-	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/watch", "internal/wrong"}, // journal: it does the core's I/O on the rank's journal objects
-	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin", "internal/watch"},
+	"fsck":               {"mds", "journal", "wire"},                                                                                                                      // mds: the records of a rank's objects
+	"fsck/walk":          {"fsck", "mds", "journal", "clustermap", "wire"},                                                                                                // mds, clustermap: it lets a rank's core bring the journal into the objects
+	"mds/server":         {"mds", "objecter", "monc", "msgr", "wire", "clustermap", "journal", "internal/admin", "internal/watch", "internal/wrong", "internal/boottime"}, // journal: it does the core's I/O on the rank's journal objects
+	"osd/server":         {"osd", "osd/server/store", "objecter", "monc", "msgr", "wire", "clustermap", "internal/admin", "internal/watch", "internal/boottime"},
 	"osd/server/store":   {"osd", "journal", "wire", "internal/crashdisk", "internal/watch"}, // osd: the Store interface it implements
 	"mon/server":         {"mon", "msgr", "wire", "clustermap", "internal/admin"},
 	"internal/must":      {},
@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"internal/conf":      {"wire", "internal/wrong"}, // the UUID's text form; names of seeded bugs
 	"internal/wrong":     {},
 	"internal/admin":     {},
+	"internal/boottime":  {},
 	"internal/crashdisk": {},
 	"internal/lean":      {},
 	"internal/archtest":  {},

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/boottime"
 	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/internal/wrong"
 	"github.com/capstan-fs/capstan/mds"
@@ -299,10 +299,4 @@ func (d *Daemon) damagedLocked(err error) {
 }
 
 // now is a clock that runs on while the machine sleeps, as leases demand.
-func now() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err)
-	}
-	return ts.Nano()
-}
+func now() int64 { return boottime.Now() }

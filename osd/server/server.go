@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/capstan-fs/capstan/clustermap"
+	"github.com/capstan-fs/capstan/internal/boottime"
 	"github.com/capstan-fs/capstan/internal/watch"
 	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/msgr"
@@ -96,13 +96,7 @@ type stored struct {
 }
 
 // now is the OSD's clock: it runs on while the machine sleeps (leases), and no one sets it.
-func now() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err)
-	}
-	return ts.Nano()
-}
+func now() int64 { return boottime.Now() }
 
 // Start opens the store, joins the cluster and serves until Close. It returns when the
 // monitors have admitted this life.
