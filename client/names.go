@@ -100,6 +100,10 @@ func (c *Client) applyReply(cl *call) {
 		cl.in = c.applyStat(cl.s, m.Target)
 		c.ref(cl.in)
 	}
+	if f := m.Far; f != nil && m.Errno == 0 && m.Target == nil && f.Rank >= 0 && f.Rank < wire.MaxRanks {
+		cl.in = c.farInode(f)
+		c.ref(cl.in)
+	}
 	switch r.Op {
 	case wire.OpLookup, wire.OpCreate, wire.OpMkdir, wire.OpMknod, wire.OpSymlink, wire.OpLink, wire.OpUnlink, wire.OpRmdir, wire.OpRename:
 	case wire.OpOpen:
@@ -160,6 +164,17 @@ func (c *Client) applyReply(cl *call) {
 			nd.fresh |= wire.MaskFile
 		}
 	}
+}
+
+// farInode is the directory of another rank that a name leads to: attributes and caps are that
+// rank's to give.
+func (c *Client) farInode(f *wire.Far) *Inode {
+	in := c.inodeFor(f.Ino)
+	in.moveTo(c.sessionWith(f.Rank))
+	if in.ever == 0 {
+		in.attr.Mode |= 0040000
+	}
+	return in
 }
 
 // renamed moves what is known of two names. The reply does not say what they lead to now,

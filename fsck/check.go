@@ -120,7 +120,7 @@ func (m *Model) checkHomes() {
 		}
 	}
 	for _, ino := range sortedKeys(m.remotes) {
-		if m.homes[ino] == nil {
+		if m.homes[ino] == nil && !m.inTransit(ino) {
 			for _, n := range m.remotes[ino] {
 				m.find(NameDangling, n.String(), m.pathOfName(n), func() { m.removeName(n) }, "it leads to inode %v, which is nowhere", ino)
 			}
@@ -180,7 +180,7 @@ func (m *Model) checkReach() {
 		if len(m.homes[d.ino]) > 0 || d.ino.IsBaseDir() || !d.object && len(d.sorted()) == 0 {
 			continue
 		}
-		if m.p.Live && m.touched[d.ino] {
+		if m.inTransit(d.ino) || m.p.Live && m.touched[d.ino] {
 			continue // just removed; its object is being deleted
 		}
 		m.find(DirOrphan, d.ino.String(), "", func() { m.adoptDir(d) }, "%d names, and no name leads to it", len(d.sorted()))

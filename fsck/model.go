@@ -46,6 +46,7 @@ type Model struct {
 
 	touched  map[wire.Ino]bool // inodes and directories that the journal speaks of
 	owing    map[wire.Ino]bool // inodes that the journal lists as owing to the directory above
+	pending  map[pending]bool  // directories on their way from one rank to another, whose end its journal does not tell
 	expire   journal.Pos
 	journals []uint64 // places of journal objects
 	others   map[wire.Rank]*ledger
@@ -109,7 +110,7 @@ func New(p Params) *Model {
 	for _, o := range p.Others {
 		others[o.Rank] = &ledger{Other: o}
 	}
-	return &Model{p: p, others: others, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{}, owing: map[wire.Ino]bool{},
+	return &Model{p: p, others: others, dirs: map[wire.Ino]*dir{}, index: map[wire.Ino]indexLine{}, data: map[wire.Ino][]Block{}, touched: map[wire.Ino]bool{}, owing: map[wire.Ino]bool{}, pending: map[pending]bool{},
 		setIndex: map[wire.Ino]*mds.IndexRecord{}}
 }
 
@@ -221,6 +222,13 @@ func (m *Model) Entry(rank wire.Rank, e *mds.EntryRecord) error {
 		d.journal, m.touched[d.ino] = true, true
 		d.header(h)
 	}
+	if t := e.Tables; t != nil {
+		m.moves(rank, t.Moves)
+		for _, ino := range t.Owing {
+			m.owing[ino] = true
+		}
+	}
+	m.moves(rank, e.Moves)
 	if o := m.others[rank]; o != nil {
 		o.inoEnd = max(o.inoEnd, e.InoEnd)
 		if t := e.Tables; t != nil {
@@ -231,11 +239,30 @@ func (m *Model) Entry(rank wire.Rank, e *mds.EntryRecord) error {
 	m.inoEnd = max(m.inoEnd, e.InoEnd)
 	if t := e.Tables; t != nil {
 		m.inoEnd, m.inoMax = max(m.inoEnd, t.InoEnd), max(m.inoMax, t.InoMax)
-		for _, ino := range t.Owing {
-			m.owing[ino] = true
-		}
 	}
 	return nil
+}
+
+// pending is a directory that a rank is perhaps given.
+type pending struct {
+	by  wire.Rank
+	ino wire.Ino
+}
+
+// moves takes lines of a rank's table of directories that change hands, in the order of its journal.
+func (m *Model) moves(by wire.Rank, list []mds.MoveRecord) {
+	for i := range list {
+		if k := (pending{by, list[i].Ino}); list[i].Pending() {
+			m.pending[k] = true
+		} else {
+			delete(m.pending, k)
+		}
+	}
+}
+
+// inTransit: a directory's home is in the journal of a rank that does not know yet whether it has it.
+func (m *Model) inTransit(ino wire.Ino) bool {
+	return slices.ContainsFunc(m.ranks(), func(r wire.Rank) bool { return m.pending[pending{r, ino}] })
 }
 
 // Expire takes the position at which a rank's journal begins.

@@ -41,6 +41,10 @@ func (m *Model) sumOf(d *dir) (s mds.NestRecord, ok bool) {
 		case n.home():
 			s.RBytes, s.RFiles = s.RBytes+n.rec.Inode.Size, s.RFiles+1
 			s.RCtime = wire.MaxTime(s.RCtime, n.rec.Inode.Ctime)
+		case n.rec.Nest != nil: // a directory of another rank
+			c := *n.rec.Nest
+			s.RBytes, s.RFiles, s.RSubdirs = s.RBytes+c.RBytes, s.RFiles+c.RFiles, s.RSubdirs+c.RSubdirs+1
+			s.RCtime = wire.MaxTime(s.RCtime, c.RCtime)
 		case n.rec.Charge != nil:
 			s.RBytes, s.RFiles = s.RBytes+n.rec.Charge.Bytes, s.RFiles+1
 			if h := m.homes[n.rec.Ino]; len(h) > 0 {
@@ -95,6 +99,13 @@ func (m *Model) checkSums() {
 // wrongCharge says what is wrong with how an inode of several names is counted.
 func (m *Model) wrongCharge(h *name, settled bool) string {
 	in := h.rec.Inode
+	if h.isDir() {
+		far := m.remotes[in.Ino][0]
+		if settled && !m.touched[far.dir.ino] && (far.rec.Nest == nil || *far.rec.Nest != nestOf(in)) {
+			return "it lives with another rank, and its name counts something else than it says"
+		}
+		return ""
+	}
 	charged := false
 	for _, n := range m.remotes[in.Ino] {
 		if n.rec.Charge == nil {
@@ -163,6 +174,11 @@ func (m *Model) recharge(h *name) {
 		if n != first && n.rec.Charge != nil {
 			m.rewrite(n, func() { n.rec.Charge = nil })
 		}
+	}
+	if h.isDir() {
+		nest := nestOf(in)
+		m.rewrite(first, func() { first.rec.Nest = &nest })
+		return
 	}
 	want := chargeOf(in)
 	m.rewrite(first, func() { first.rec.Charge = &mds.ChargeRecord{Bytes: want.RBytes} })

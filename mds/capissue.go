@@ -102,7 +102,7 @@ func (r *Rank) issue(in *inode, s *session, wanted, like caps.Bits) (*wire.Cap, 
 	if gain.Has(caps.FileWr) && !r.rangeOf(in, s, rec) {
 		gain &^= caps.FileWr | caps.FileAppend
 	}
-	if rec.Revoking() || rec.Stale {
+	if rec.Revoking() || rec.Stale || in.moving {
 		gain = 0
 	}
 	rec.Show(gain)
@@ -271,7 +271,7 @@ func (r *Rank) reissueOne(in *inode, s *session, rec *caps.Record) {
 	if (may &^ rec.Pending).Has(caps.FileWr) && (s == nil || rec.Revoking() || rec.Pending&^allowed != 0 || !r.rangeOf(in, s, rec)) {
 		may &^= caps.FileWr | caps.FileAppend
 	}
-	if rec == r.showing || in.opensBy(rec.Client) {
+	if rec == r.showing || in.moving || in.opensBy(rec.Client) {
 		may &= rec.Pending // a reply carries the rest in a moment
 	}
 	before := rec.Pending

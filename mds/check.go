@@ -13,6 +13,7 @@ func (r *Rank) mustHold() {
 	must.Holdf(!r.ent.busy, "an entry was begun and not submitted")
 	must.Holdf(len(r.ready) == 0, "requests are ready after a step")
 	r.mustHoldCaps()
+	r.mustHoldMoves()
 	dentries := 0
 	for ino, in := range r.inodes {
 		must.Holdf(in.rec.Ino == ino && !in.dead, "%v is filed under %v", in, ino)

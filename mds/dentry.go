@@ -41,15 +41,29 @@ type dentry struct {
 }
 
 // dentryMore is what few dentries have: a bare home one whose inode is being read, who waits for
-// it; a remote one that its inode is charged to (nest.go), how much of it.
+// it; a remote one that its inode is charged to (nest.go), how much of it; one that leads to a
+// directory of another rank, what lies below that.
 type dentryMore struct {
 	fns    []func()
 	charge chargeRec
+	nest   nestRec
+}
+
+// far reports whether the name leads to a directory that is another rank's (moves.go): only those
+// have a name and no inode here.
+func (d *dentry) far() bool { return d.kind == dnRemote && d.typ == modeDir }
+
+// farNest is what is counted for a far name, itself left out.
+func (d *dentry) farNest() nestRec {
+	if d.more == nil {
+		return nestRec{}
+	}
+	return d.more.nest
 }
 
 // charge is what the directory counts for a remote name; nil: nothing.
 func (d *dentry) charge() *chargeRec {
-	if d.kind != dnRemote || d.more == nil {
+	if d.kind != dnRemote || d.more == nil || d.far() {
 		return nil
 	}
 	return &d.more.charge

@@ -204,9 +204,12 @@ func (r *Rank) attachRemote(dn *dentry, rec *dentryRec) {
 	if rec.Charge != nil {
 		dn.more = &dentryMore{charge: *rec.Charge}
 	}
+	if rec.Nest != nil {
+		dn.more = &dentryMore{nest: *rec.Nest}
+	}
 	_, taken := dn.dir.order.ReplaceOrInsert(dn)
 	must.Holdf(!taken, "%v: cookie %#x taken", dn, dn.hash)
-	if in := r.inodes[rec.Ino]; in != nil && !in.stub {
+	if in := r.inodes[rec.Ino]; in != nil && !in.stub && !dn.far() {
 		dn.in = in
 		in.addRemote(dn)
 	}

@@ -21,6 +21,7 @@ type (
 	BackPointer  = backRec
 	NestRecord   = nestRec
 	ChargeRecord = chargeRec
+	MoveRecord   = moveRec
 	DentryKind   = dentryKind
 )
 

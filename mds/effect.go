@@ -15,6 +15,7 @@ type Effects struct {
 	Journal   []JournalWrite
 	Objects   []ObjectOp
 	Blocklist []BlocklistAsk
+	Peers     []PeerSend
 	Hangup    []SessionKey // close the transport after what was sent
 	Logs      []LogLine
 	NextTick  int64 // monotonic nanoseconds; 0: no timer needed
@@ -26,6 +27,13 @@ type Effects struct {
 type Send struct {
 	To  SessionKey
 	Tid uint64
+	Msg wire.Message
+}
+
+// PeerSend is one message to another rank. It is lost when there is no session toward it; the shell
+// opens one then, and says PeerUp.
+type PeerSend struct {
+	To  wire.Rank
 	Msg wire.Message
 }
 
@@ -74,8 +82,9 @@ func (e *Effects) reset() {
 	clear(e.Sends)
 	clear(e.Journal)
 	clear(e.Objects)
+	clear(e.Peers)
 	*e = Effects{Sends: e.Sends[:0], Journal: e.Journal[:0], Objects: e.Objects[:0], Blocklist: e.Blocklist[:0],
-		Hangup: e.Hangup[:0], Logs: e.Logs[:0]}
+		Peers: e.Peers[:0], Hangup: e.Hangup[:0], Logs: e.Logs[:0]}
 }
 
 func (r *Rank) logf(l LogLevel, format string, args ...any) {

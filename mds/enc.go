@@ -12,8 +12,8 @@ import (
 
 const (
 	recordVersion = 1
-	dentryVersion = 2
-	entryVersion  = 2
+	dentryVersion = 3
+	entryVersion  = 3
 )
 
 func putArray(b []byte, n int) []byte {
@@ -145,7 +145,7 @@ func (v *inodeRec) put(b []byte) []byte {
 // put appends the record with its version byte. in is nil unless the kind is home.
 func putDentry(b []byte, d *dentry) []byte {
 	b = append(b, dentryVersion)
-	b = putArray(b, 7)
+	b = putArray(b, 8)
 	b = putUint(b, d.version)
 	b = putUint(b, d.hash)
 	b = putUint(b, uint64(d.kind))
@@ -154,11 +154,17 @@ func putDentry(b []byte, d *dentry) []byte {
 	if d.kind != dnHome {
 		b = append(b, 0xc0)
 		if c := d.charge(); c != nil {
-			return putUint(putArray(b, 1), c.Bytes)
+			b = putUint(putArray(b, 1), c.Bytes)
+		} else {
+			b = append(b, 0xc0)
+		}
+		if d.far() {
+			n := d.farNest()
+			return n.put(putArray(b, 4))
 		}
 		return append(b, 0xc0)
 	}
-	return append(d.in.rec.put(b), 0xc0)
+	return append(d.in.rec.put(b), 0xc0, 0xc0)
 }
 
 func (v *headerRec) put(b []byte) []byte {

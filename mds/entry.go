@@ -26,7 +26,8 @@ type entry struct {
 	tables  bool // head of a segment
 	inoEnd  wire.Ino
 	fsyncIt bool
-	sums    bool // it only brings sums up the tree: nothing that a client is shown of the objects changes
+	moves   []*move // whose record goes in
+	sums    bool    // it only brings sums up the tree: nothing that a client is shown of the objects changes
 }
 
 // entryRec is an entry as the decoder sees it.
@@ -42,6 +43,7 @@ type entryRec struct {
 	Closed   []SessionKey
 	InoEnd   wire.Ino // not 0: numbers below may have been shown
 	Tables   *tablesRec
+	Moves    []moveRec // directories that change hands (moves.go)
 }
 
 type entryDentry struct {
@@ -73,16 +75,17 @@ type tablesRec struct {
 	InoEnd   wire.Ino
 	InoMax   wire.Ino
 	Owing    []wire.Ino // inodes of which the directory above may not count yet what they are (nest.go)
+	Moves    []moveRec  // directories of other ranks, or from them (rule XP6)
 }
 
-// WireVersion is 2 since the tables list who owes.
-func (*entryRec) WireVersion() byte { return 2 }
+// WireVersion is 3 since directories move between ranks.
+func (*entryRec) WireVersion() byte { return 3 }
 
 // newEntry starts the entry of an update. One at a time: it is submitted in the same step.
 func (r *Rank) newEntry() *entry {
 	e := &r.ent
 	must.Holdf(!e.busy, "an entry is open already")
-	*e = entry{busy: true, dns: e.dns[:0], dirs: e.dirs[:0], opened: e.opened[:0], closed: e.closed[:0]}
+	*e = entry{busy: true, dns: e.dns[:0], dirs: e.dirs[:0], opened: e.opened[:0], closed: e.closed[:0], moves: e.moves[:0]}
 	return e
 }
 
@@ -183,7 +186,7 @@ func (r *Rank) submitted(e *entry, start, pos journal.Pos) {
 
 func (e *entry) put(r *Rank, b []byte) []byte {
 	b = append(b, entryVersion)
-	b = putArray(b, 10)
+	b = putArray(b, 11)
 	if e.sess != nil {
 		b = putUint(b, uint64(e.sess.key))
 		b = putUint(b, uint64(e.tid))
@@ -212,9 +215,9 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 	}
 	b = putUint(b, uint64(e.inoEnd))
 	if !e.tables {
-		return append(b, 0xc0)
+		return putMoves(append(b, 0xc0), e.moves)
 	}
-	b = putArray(b, 4)
+	b = putArray(b, 5)
 	n := len(r.ghosts) // their close comes when they are laid
 	for _, s := range r.order {
 		if s.durableSession() {
@@ -232,7 +235,8 @@ func (e *entry) put(r *Rank, b []byte) []byte {
 	}
 	b = putUint(b, uint64(r.inos.end))
 	b = putUint(b, uint64(r.inos.max))
-	return r.nest.put(b)
+	b = r.nest.put(b)
+	return putMoves(putMoves(b, r.sortedMoves()), e.moves)
 }
 
 // putNested appends what put makes as one msgpack bin. Its length goes before it, in the

@@ -31,6 +31,10 @@ const (
 	Maps
 	// Stop: finish cleanly: flush, close.
 	Stop
+	// FromPeer: Msg came from the holder of Rank.
+	FromPeer
+	// PeerUp: a session toward Rank begins anew, or one from there.
+	PeerUp
 	// Start: the first event; the rank reads its journal, or makes it.
 	Start
 )
@@ -50,6 +54,7 @@ type Event struct {
 	Errno uint32
 	Res   []wire.ObjResult
 
+	Rank     wire.Rank // of a peer
 	Instance wire.Instance
 	Epoch    wire.Epoch
 

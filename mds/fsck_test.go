@@ -36,6 +36,9 @@ func (v *viewed) List(_ context.Context, pool uint32, each func([]wire.PGObject,
 func init() {
 	mds.CheckStore = func(t testing.TB, s mds.StoreView) (out []string) {
 		p := fsck.Params{MetaPool: s.Cfg.MetaPool, DataPool: s.Cfg.DataPool, ObjectSize: s.Cfg.ObjectSize, InoRanges: s.Cfg.InoRanges, Live: s.Live}
+		for _, c := range s.More {
+			p.Others = append(p.Others, fsck.Other{Rank: c.Rank, InoRanges: c.InoRanges})
+		}
 		rep, err := walk.Check(context.Background(), &viewed{s: s}, p, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ type StoreView struct {
 	List func(pool string) []wire.PGObject
 	Cfg  Config
 	Live bool
+	More []Config // further ranks
 }
 
 // CheckStore is set by fsck_test.go.
@@ -40,7 +41,13 @@ func (w *world) fsck(when string) {
 			return w.apply(obj, ops)
 		}
 	}
-	for _, f := range CheckStore(w.t, StoreView{do, list, w.cfg, w.between != nil}) {
+	var more []Config
+	if w.rk != nil {
+		for _, x := range w.rk.w[1:] {
+			more = append(more, x.cfg)
+		}
+	}
+	for _, f := range CheckStore(w.t, StoreView{do, list, w.cfg, w.between != nil, more}) {
 		w.t.Errorf("fsck %s: %s", when, f)
 	}
 }

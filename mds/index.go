@@ -83,6 +83,20 @@ func (r *Rank) openDepth(ino wire.Ino, depth int, done func(*inode)) {
 		done(nil)
 		return
 	}
+	if m := r.moves[ino]; m != nil && m.State == moveTaken {
+		r.openIn(r.linksDir(ino), ino, strayName(ino), func() {
+			in := r.inodes[ino]
+			if in != nil && in.stub {
+				in = nil
+			}
+			done(in)
+		})
+		return
+	}
+	if r.owner(ino) != r.cfg.Rank {
+		done(nil)
+		return
+	}
 	get := []wire.ObjOp{{Kind: wire.ObjOmapGet, Keys: []string{indexKey(ino)}}}
 	r.object(0, r.indexObject(ino), get, func(e uint32, res []wire.ObjResult) {
 		var rec indexRec

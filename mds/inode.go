@@ -46,6 +46,7 @@ type inode struct {
 	stub    bool  // after replay: a directory known by its contents only, its home not read yet
 	dead    bool  // dropped from the cache: a stale pointer is a bug
 	purging bool
+	moving  bool // it is being given to another rank (export.go)
 	listed  bool
 	owes    bool // in Rank.nest: the directory above may not count what it is now
 }

@@ -38,6 +38,7 @@ type nestState struct {
 	due   int64      // when they are settled; 0: nobody owes
 	seek  []wire.Ino // who may owe since before this life, or is being read in order to know
 	found int        // of seek, how many are being read
+	told  []wire.Ino // directories of which the rank that has their name was told, and has not answered
 	pos   journal.Pos
 	by    [][]*inode // scratch: one batch by depth
 }
@@ -88,6 +89,10 @@ func (in *inode) dropNest() {
 // counted is what the header of dn's directory counts for it.
 func (dn *dentry) counted() nestRec {
 	switch {
+	case dn.far():
+		n := dn.farNest()
+		n.RSubdirs++
+		return n
 	case dn.kind == dnRemote:
 		if c := dn.charge(); c != nil {
 			return nestRec{RBytes: c.Bytes, RFiles: 1}
@@ -278,6 +283,10 @@ func (b *settling) dir(in *inode, depth int) {
 		return
 	}
 	up := in.home.dir
+	if up.in.ino().IsLinksDir() {
+		r.tellSums(in) // its name is another rank's, which counts it
+		return
+	}
 	e := b.entry()
 	r.setNest(in, d.hdr.nestRec)
 	up.hdr.take(was)
@@ -470,11 +479,14 @@ func (r *Rank) sought(ino wire.Ino, in *inode) {
 
 // put appends who owes, for the head of a segment.
 func (n *nestState) put(b []byte) []byte {
-	b = putArray(b, len(n.owing)+len(n.seek))
+	b = putArray(b, len(n.owing)+len(n.seek)+len(n.told))
 	for _, in := range n.owing {
 		b = putUint(b, uint64(in.rec.Ino))
 	}
 	for _, ino := range n.seek {
+		b = putUint(b, uint64(ino))
+	}
+	for _, ino := range n.told {
 		b = putUint(b, uint64(ino))
 	}
 	return b

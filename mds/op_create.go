@@ -35,6 +35,10 @@ var opCreate = opDesc{
 			// Somebody else was faster: an open of what is there. It changes nothing, so a
 			// resend may run again.
 			q.set.Rd(&dn.locks[0])
+			if dn.far() {
+				q.restOn(&dn.stamp)
+				return eISDIR
+			}
 			q.in, e = r.target(q, dn)
 			return e
 		}

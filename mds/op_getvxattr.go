@@ -22,6 +22,7 @@ var dirVxattrs = map[string]func(b []byte, in *inode) []byte{
 	"ceph.dir.rentries": func(b []byte, in *inode) []byte {
 		return strconv.AppendUint(b, in.dir.hdr.RFiles+in.dir.hdr.RSubdirs+1, 10)
 	},
+	pinXattr: func(b []byte, in *inode) []byte { return strconv.AppendInt(b, int64(in.pinned())-1, 10) },
 	"ceph.dir.rctime": func(b []byte, in *inode) []byte {
 		t := wire.MaxTime(in.dir.hdr.RCtime, in.attr().Ctime)
 		b = append(strconv.AppendInt(b, t.Sec, 10), '.')

@@ -24,6 +24,11 @@ var opLookup = opDesc{
 		}
 		q.dn = dn
 		q.set.Rd(&dn.locks[0])
+		q.far = nil
+		if dn.far() {
+			q.in = nil
+			return r.planFar(q, dn)
+		}
 		if !dn.isNull() {
 			q.in, e = r.target(q, dn)
 			if e == ok && q.in.isDir() {
@@ -40,7 +45,9 @@ var opLookup = opDesc{
 			q.restOn(&q.dn.stamp)
 			rep.Lease = r.leaseFor(q.dn, q.sess)
 		}
-		if q.in == nil {
+		if q.far != nil {
+			rep.Far = q.far
+		} else if q.in == nil {
 			rep.Errno = uint32(eNOENT)
 		} else {
 			rep.Target = r.show(q, q.in, wire.MaskAll)
@@ -48,6 +55,20 @@ var opLookup = opDesc{
 		r.reply(q, rep)
 		return ok
 	},
+}
+
+// planFar finds whose the directory is that a far name leads to.
+func (r *Rank) planFar(q *request, dn *dentry) errno {
+	m := r.moves[dn.ino]
+	switch {
+	case m == nil:
+		r.logf(LogError, "%v leads to a directory of another rank, and nobody knows of which", dn)
+		return eIO
+	case m.State == movePending:
+		return r.undecided(q, m)
+	}
+	q.far = &wire.Far{Ino: dn.ino, Rank: m.Rank}
+	return ok
 }
 
 // show is a's InodeStat for the asker, with what caps cost nothing; the answer rests on it.

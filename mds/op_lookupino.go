@@ -8,16 +8,22 @@ import "github.com/capstan-fs/capstan/wire"
 // or has no name left, is stale.
 //
 // Request.Other, when set, is the root of the asker's mount: what has no name at or below it
-// is stale too, or a handle would lead out of a mounted sub-directory.
+// is stale too, or a handle would lead out of a mounted sub-directory. What is above a directory of
+// another rank's name is not known here: such a handle is stale in a mount of what lies above.
 
 func (r *Rank) planByNumber(q *request) errno {
 	in, e := r.inodeOf(q, q.Ino)
 	if e != ok {
 		return e
 	}
+	q.far = nil
 	if q.Name == ".." {
 		if !in.isDir() {
 			return eNOTDIR
+		}
+		if m := r.moves[in.ino()]; m != nil && m.State == moveTaken && q.Other == 0 {
+			q.far, q.dn, q.in = &wire.Far{Ino: m.Parent, Rank: m.Rank}, nil, nil
+			return ok
 		}
 		if p := in.parent(); p != nil && !p.isSystem() { // else the root's, or of one that is removed
 			if in, e = r.inodeOf(q, p.ino()); e != ok {

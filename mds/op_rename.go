@@ -37,11 +37,22 @@ var opRename = opDesc{
 			return ok
 		}
 		if q.in, e = r.target(q, q.dn); e != ok {
+			q.restOn(&q.dn.stamp)
 			return e
 		}
 		q.set.Wr(&sd.in.locks[lockFile])
 		q.set.Wr(&dd.in.locks[lockFile])
 		q.set.X(&q.in.locks[lockLink])
+		if q.dn2.far() {
+			q.restOn(&q.dn2.stamp)
+			switch {
+			case q.RenameFlags&wire.RenameNoReplace != 0:
+				return eEXIST
+			case q.RenameFlags == 0 && !q.in.isDir():
+				return eISDIR
+			}
+			return eXDEV
+		}
 		if !q.dn2.isNull() {
 			if q.in2, e = r.target(q, q.dn2); e != ok {
 				return e

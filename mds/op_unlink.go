@@ -19,6 +19,13 @@ var opUnlink = opDesc{
 		if dn.isNull() {
 			return ok
 		}
+		if dn.far() {
+			q.restOn(&dn.stamp)
+			if q.Op == wire.OpUnlink {
+				return eISDIR
+			}
+			return r.wantBack(q, dn) // its owner knows whether it is empty
+		}
 		in, e := r.target(q, dn)
 		if e != ok {
 			return e

@@ -16,6 +16,9 @@ const (
 var opSetxattr = opDesc{
 	name: "setxattr",
 	plan: func(r *Rank, q *request) errno {
+		if q.Xname == pinXattr {
+			return opSetPin.plan(r, q)
+		}
 		in, e := r.inodeOf(q, q.Ino)
 		if e != ok {
 			return e
@@ -42,6 +45,9 @@ var opSetxattr = opDesc{
 		return ok
 	},
 	apply: func(r *Rank, q *request) errno {
+		if q.Xname == pinXattr {
+			return opSetPin.apply(r, q)
+		}
 		in := q.in
 		v := &in.rec
 		q.restOn(&in.rest)

@@ -231,6 +231,7 @@ func (r *Rank) onJournalDone(ev *Event) {
 	}
 	r.durablePos = d
 	r.drain()
+	r.drainPeers()
 	r.advanceSafe()
 	r.drainObjects()
 	r.runAfters()

@@ -84,6 +84,15 @@ type Rank struct {
 	fsmap  *clustermap.FSMap
 	state  clustermap.RankState
 
+	moves      map[wire.Ino]*move   // directories of other ranks, or from them (moves.go)
+	exports    map[wire.Ino]*export // on their way to another rank
+	exportSeq  uint64
+	gone       []*inode // given away in this step
+	peers      []*peer
+	earlyPeers []Event
+	self       *session // requests of the rank's own
+	mapWaits   []mapWait
+
 	retiring bool // there should be fewer ranks: this one stops when it owns nothing
 
 	barrier wire.Epoch
@@ -156,6 +165,9 @@ func New(cfg Config) *Rank {
 		inodes:     map[wire.Ino]*inode{},
 		sessions:   map[SessionKey]*session{},
 		objectDone: map[uint64]func(uint32, []wire.ObjResult){},
+		moves:      map[wire.Ino]*move{},
+		exports:    map[wire.Ino]*export{},
+		self:       &session{state: sessDead},
 	}
 	r.seek = &dentry{}
 	r.engine = locker.New(r)
@@ -187,7 +199,7 @@ func (r *Rank) Step(ev Event) *Effects {
 	r.background()
 	r.pump()
 	r.eff.State = r.state
-	r.eff.NextTick = soonest(soonest(r.sessionTick(), r.lingerTick()), r.nestTick())
+	r.eff.NextTick = soonest(soonest(soonest(r.sessionTick(), r.lingerTick()), r.nestTick()), r.mapTick())
 	if r.cfg.Check {
 		r.mustHold()
 	}
@@ -218,7 +230,12 @@ func (r *Rank) dispatch(ev *Event) {
 		if ev.FSMap != nil {
 			r.fsmap = ev.FSMap
 			r.retiring = r.cfg.Rank > 0 && uint32(r.cfg.Rank) >= r.fsmap.MaxRanks
+			r.wakeMapWaits(true)
 		}
+	case FromPeer:
+		r.fromPeer(ev)
+	case PeerUp:
+		r.peerUp(ev.Rank)
 	case Stop:
 		r.stop()
 	default:
@@ -253,6 +270,9 @@ func (r *Rank) onMessage(ev *Event) {
 
 // background does what waits for a step to come to rest.
 func (r *Rank) background() {
+	r.tendExports()
+	r.replayPeers()
+	r.wakeMapWaits(false)
 	r.purgeSome()
 	r.continueCuts()
 	r.settleNests()
@@ -319,7 +339,7 @@ func (r *Rank) lingerTick() int64 {
 
 // awaited reports whether an effect waits for the journal.
 func (r *Rank) awaited() bool {
-	return len(r.waiting) > 0 || r.objectHead < len(r.objects) || len(r.afters) > 0 || r.state != stateActive
+	return len(r.waiting) > 0 || len(r.peers) > 0 && r.peersWait() || r.objectHead < len(r.objects) || len(r.afters) > 0 || r.state != stateActive
 }
 
 func (r *Rank) tick() {

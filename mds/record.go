@@ -45,7 +45,7 @@ type inodeRec struct {
 type inodeRoom struct {
 	Inline []byte
 	Quota  []uint64
-	Pin    int32
+	Pin    int32 // of a directory: the rank it is pinned to, + 1; 0: none
 	Snaps  []byte
 	Nest   *nestRec // what the parent counts of a directory, or the charged name of a file with several (nest.go)
 }
@@ -109,10 +109,11 @@ type dentryRec struct {
 	Type     uint32
 	Inode    *inodeDisk // kind home
 	Charge   *chargeRec // kind remote, and the inode is charged to this name
+	Nest     *nestRec   // kind remote, and it leads to a directory of another rank: what is counted for it
 }
 
-// WireVersion is 2 since names carry charges and inodes what their parent counts.
-func (*dentryRec) WireVersion() byte { return 2 }
+// WireVersion is 3 since names of other ranks' directories carry sums.
+func (*dentryRec) WireVersion() byte { return 3 }
 
 // nestRec is what a directory holds at any depth, itself left out.
 type nestRec struct {

@@ -103,6 +103,9 @@ func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 			}
 			r.inos.max = t.InoMax
 			r.nest.seek = t.Owing
+			for i := range t.Moves {
+				r.replayMove(&t.Moves[i])
+			}
 		}
 		r.inos.end = max(r.inos.end, t.InoEnd)
 	}
@@ -189,6 +192,9 @@ func (r *Rank) applyEntry(e *entryRec, at journal.Mark, end journal.Pos) error {
 			d.hdr, d.loaded = h, true
 			r.markDirDirty(d, at.Pos, end)
 		}
+	}
+	for i := range e.Moves {
+		r.replayMove(&e.Moves[i])
 	}
 	return nil
 }
@@ -362,6 +368,7 @@ func (r *Rank) systemLoaded() {
 	}
 	r.redoCuts(func() {
 		r.setState(stateReconnect)
+		r.askEnds()
 		r.startReconnect()
 	})
 }

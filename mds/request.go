@@ -81,6 +81,7 @@ func init() {
 	ops[wire.OpSetxattr] = &opSetxattr
 	ops[wire.OpRmxattr] = &opSetxattr
 	ops[wire.OpStatfs] = &opStatfs
+	ops[opGiveBackNum] = &opGiveBack
 }
 
 // request is one operation of a session on its way.
@@ -114,6 +115,9 @@ type request struct {
 	sought wire.Ino    // the number that is looked for in the index
 	misses int         // … how often in vain
 	pos    journal.Pos // its entry
+	kept   errno       // why another rank does not give a directory back
+	mapped int64       // since when a newer map is waited for
+	far    *wire.Far   // of a lookup: what it finds is another rank's
 	to     wire.Rank   // who owns what it names, of one that is redirected
 	since  int64       // when it was queued for a file lock
 	place  uint64      // … its ticket
@@ -134,7 +138,7 @@ func (r *Rank) request(s *session, m *wire.Request) {
 	r.counts.Requests++
 	s.live.lastWork = r.now
 	op := ops[m.Op]
-	if op == nil {
+	if op == nil || m.Op == opGiveBackNum {
 		r.send(s, 0, uint64(m.Tid), &wire.Reply{Tid: m.Tid, Errno: uint32(eNOSYS)})
 		return
 	}
@@ -348,7 +352,14 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
 	if in == nil || in.stub {
-		if r.owner(ino) != r.cfg.Rank {
+		if m := r.moves[ino]; m != nil && m.State == movePending {
+			return nil, r.undecided(q, m)
+		}
+		switch r.owner(ino) {
+		case r.cfg.Rank:
+		case wire.NoRank:
+			return nil, r.awaitMap(q)
+		default:
 			return nil, r.elsewhere(q, ino)
 		}
 		// Not in the cache: a file handle, a number out of an older life, a resent request.
@@ -356,6 +367,11 @@ func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	}
 	if in.isSystem() || in.purging {
 		return nil, eSTALE // strays and links/ are not for clients
+	}
+	if in.moving {
+		if e := r.inTransit(q, in); e != ok {
+			return nil, e
+		}
 	}
 	return q.pinInode(in), ok
 }
@@ -429,6 +445,9 @@ func (r *Rank) target(q *request, dn *dentry) (*inode, errno) {
 			}
 			r.loadInode(dn, r.waker(q))
 			return nil, r.parkFree(q, "inode is being read")
+		}
+		if dn.far() {
+			return nil, eXDEV
 		}
 		in := r.inodes[dn.ino]
 		if in == nil || in.stub {

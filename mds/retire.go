@@ -14,7 +14,7 @@ import (
 
 // retire stops a rank that there should not be, once it can.
 func (r *Rank) retire() {
-	if !r.retiring || r.state != clustermap.RankActive || r.Owned() > 0 || !r.empty() {
+	if !r.retiring || r.state != clustermap.RankActive || r.Owned() > 0 || len(r.moves)+len(r.exports) > 0 || !r.empty() {
 		return
 	}
 	r.logf(LogInfo, "rank %d stops: there should be %d ranks, and it owns nothing", r.cfg.Rank, r.fsmap.MaxRanks)

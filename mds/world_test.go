@@ -34,6 +34,8 @@ type world struct {
 	done    int  // journal writes that ended
 	dead    bool
 	between func() // what happens before each object that fsck reads
+	recon   bool   // its clients have not reconnected yet
+	rk      *ranks // of several ranks (ranks_world_test.go); nil: it is alone
 }
 
 type object struct {
@@ -111,6 +113,11 @@ func (w *world) step(ev Event) {
 			w.trace = append(w.trace, fmt.Sprintf("  object %v %+v", o.Obj, o.Ops))
 		}
 	}
+	if w.rk != nil {
+		w.rk.post(w, eff.Peers)
+	} else if len(eff.Peers) > 0 {
+		w.t.Fatalf("a lone rank says %T to mds.%d", eff.Peers[0].Msg, eff.Peers[0].To)
+	}
 	for _, b := range eff.Blocklist {
 		w.inbox = append(w.inbox, Event{Kind: Blocklisted, Instance: b.Instance, Epoch: 7})
 	}
@@ -129,8 +136,19 @@ func (w *world) step(ev Event) {
 
 // progress does one random thing that is possible; false when there is none.
 func (w *world) progress() bool {
-	type act func()
-	var acts []act
+	if w.rk != nil {
+		return w.rk.progress()
+	}
+	acts := w.acts()
+	if len(acts) == 0 {
+		return false
+	}
+	acts[w.rng.Intn(len(acts))]()
+	return true
+}
+
+// acts are the things that may happen next.
+func (w *world) acts() (acts []func()) {
 	if !w.hold {
 		for i := range w.writes {
 			acts = append(acts, func() { w.endWrite(i) })
@@ -156,11 +174,7 @@ func (w *world) progress() bool {
 			})
 		}
 	}
-	if len(acts) == 0 {
-		return false
-	}
-	acts[w.rng.Intn(len(acts))]()
-	return true
+	return acts
 }
 
 func (w *world) until(what string, cond func() bool) {
@@ -169,8 +183,7 @@ func (w *world) until(what string, cond func() bool) {
 	for n := 0; !cond(); n++ {
 		if !w.progress() {
 			// Time alone may help: stickiness, turns, ladders.
-			w.now += 100e6
-			w.step(Event{Kind: Tick})
+			w.tick(100e6)
 			if idle++; idle > 600 {
 				w.t.Fatalf("%s: nothing moves any more\n%s", what, w.dump())
 			}
@@ -178,6 +191,18 @@ func (w *world) until(what string, cond func() bool) {
 		if n > 500_000 {
 			w.t.Fatalf("%s: never\n%s", what, w.dump())
 		}
+	}
+}
+
+// tick lets time pass, for all ranks alike.
+func (w *world) tick(ns int64) {
+	all := []*world{w}
+	if w.rk != nil {
+		all = w.rk.w
+	}
+	for _, x := range all {
+		x.now += ns
+		x.step(Event{Kind: Tick})
 	}
 }
 
@@ -189,9 +214,15 @@ func (w *world) quiet() {
 
 func (w *world) endWrite(i int) {
 	j := w.writes[i]
+	if w.rk != nil && w.rk.at("journal write", w.cfg.Rank) && w.dead {
+		return // it died before it, or with a part of it
+	}
 	w.writes = append(w.writes[:i:i], w.writes[i+1:]...)
 	w.putJournal(j, len(j.Bytes))
 	w.done++
+	if w.rk != nil && w.rk.at("journal written", w.cfg.Rank) && w.dead {
+		return // it died with the write
+	}
 	w.step(Event{Kind: JournalDone, Off: j.Off})
 }
 
@@ -229,6 +260,9 @@ func (w *world) crash() {
 	}
 	w.writes, w.ops, w.inbox = nil, nil, nil
 	w.dead = true
+	if w.rk != nil {
+		w.rk.lost(w)
+	}
 	w.cfg.Create = false
 	w.cfg.Incarnation++
 	w.cfg.Epoch++
@@ -239,6 +273,9 @@ func (w *world) nextLife() {
 	w.cfg.Instance.Nonce++
 	w.r = New(w.cfg)
 	w.dead = false
+	if w.rk != nil {
+		w.step(Event{Kind: Maps, FSMap: w.rk.fsmap})
+	}
 	w.step(Event{Kind: Start})
 }
 

@@ -289,6 +289,7 @@ type Reply struct {
 	Statfs   *Statfs
 	Dir2     *InodeStat // rename: the other directory
 	Value    []byte     // getvxattr
+	Far      *Far       // lookup: the name leads to a directory of another rank; no Target then
 }
 
 // Attr is what stat shows.
@@ -419,8 +420,8 @@ const MaxKept = 256
 // WireVersion is 2 since there are Names.
 func (*CapUpdate) WireVersion() byte { return 2 }
 
-// WireVersion is 2 since there is a Value.
-func (*Reply) WireVersion() byte { return 2 }
+// WireVersion is 3 since a name may lead to another rank.
+func (*Reply) WireVersion() byte { return 3 }
 
 // WireVersion is 2 since a CapUpdate in it has Names.
 func (*Request) WireVersion() byte { return 2 }

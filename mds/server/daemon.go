@@ -87,6 +87,8 @@ type Daemon struct {
 	making   bool // a rank is being made
 	conns    map[mds.SessionKey]*msgr.Conn
 	early    []mds.Event // what came before the rank
+	lines    map[wire.Rank]*peerLine
+	heldFor  []mds.PeerSend // rule LS, toward ranks
 	touched  []*msgr.Conn
 	held     []mds.Send // rule LS: waits for the lease
 	hangup   []mds.SessionKey
@@ -120,7 +122,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	def(&cfg.Validity, 15*time.Second)
 	def(&cfg.Revoke, 10*time.Second)
 	def(&cfg.Beacon, time.Second)
-	d := &Daemon{cfg: cfg, log: cfg.Log, num: wire.NoRank, conns: map[mds.SessionKey]*msgr.Conn{}, state: clustermap.RankBoot,
+	d := &Daemon{cfg: cfg, log: cfg.Log, num: wire.NoRank, conns: map[mds.SessionKey]*msgr.Conn{}, lines: map[wire.Rank]*peerLine{}, state: clustermap.RankBoot,
 		failed: make(chan error, 1), nudge: make(chan struct{}, 1), mapped: make(chan struct{}, 1), stopped: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	l, err := cfg.Net.Listen(cfg.Listen)

@@ -22,6 +22,10 @@ func keyOf(c *msgr.Conn) mds.SessionKey { return mds.SessionKey(c.Peer().Instanc
 // Frames steps the core with what has arrived on one connection.
 func (d *Daemon) Frames(c *msgr.Conn, batch []msgr.Frame) {
 	key, inst := keyOf(c), c.Peer().Instance
+	if inst.Kind == wire.KindMDS {
+		d.peerFrames(c, batch)
+		return
+	}
 	d.mu.Lock()
 	if old := d.conns[key]; old != c {
 		d.conns[key] = c
@@ -111,6 +115,9 @@ func (d *Daemon) step(ev mds.Event) {
 	if len(eff.Sends)+len(eff.Hangup) > 0 {
 		d.sends(eff.Sends, eff.Hangup, ev.Now)
 	}
+	if len(eff.Peers) > 0 {
+		d.toPeers(eff.Peers, ev.Now)
+	}
 	for i := range eff.Blocklist {
 		d.wg.Add(1)
 		go d.blocklist(eff.Blocklist[i])
@@ -140,6 +147,15 @@ func (d *Daemon) sends(list []mds.Send, hangup []mds.SessionKey, at int64) {
 	}
 }
 
+// toPeers is sends for other ranks.
+func (d *Daemon) toPeers(list []mds.PeerSend, at int64) {
+	if at >= d.lease.Load() || at < d.quiet || len(d.heldFor) > 0 {
+		d.heldFor = append(d.heldFor, list...)
+		return
+	}
+	d.sendPeers(list)
+}
+
 func (d *Daemon) sendOne(s *mds.Send) {
 	c := d.conns[s.To]
 	if c == nil {
@@ -150,6 +166,11 @@ func (d *Daemon) sendOne(s *mds.Send) {
 		go c.Close()
 		return
 	}
+	d.touch(c)
+}
+
+// touch notes that something was queued on a connection.
+func (d *Daemon) touch(c *msgr.Conn) {
 	for _, t := range d.touched {
 		if t == c {
 			return
@@ -169,12 +190,15 @@ func (d *Daemon) hang(k mds.SessionKey) {
 
 // release lets out what waited for the lease.
 func (d *Daemon) release(at int64) {
-	if len(d.held)+len(d.hangup) == 0 || at >= d.lease.Load() || at < d.quiet {
+	if len(d.held)+len(d.hangup)+len(d.heldFor) == 0 || at >= d.lease.Load() || at < d.quiet {
 		return
 	}
 	held, hangup := d.held, d.hangup
 	d.held, d.hangup = nil, nil
 	d.sends(held, hangup, at)
+	peers := d.heldFor
+	d.heldFor = nil
+	d.sendPeers(peers)
 }
 
 // arm sets the one timer to when the core next wants to be called.

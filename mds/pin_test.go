@@ -1,0 +1,242 @@
+package mds
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/capstan-fs/capstan/wire"
+)
+
+// An empty directory is handed to another rank, which makes what is made in it; its name stays, and
+// leads there. Nothing that a client believed of it survives the move. Handed back, it is as before.
+func TestAPinnedDirectoryIsAnotherRanks(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u, v := rk.user(), rk.user()
+	d := u.mkdir(root, "d")
+	v.must(&wire.Request{Op: wire.OpReaddir, Ino: d})
+	if rep := v.c[0].do(&wire.Request{Op: wire.OpLookup, Ino: d, Name: "f"}); rep.Errno != uint32(eNOENT) {
+		t.Fatal(rep)
+	}
+	if rep := u.pin(d, 1); rep.Errno != 0 || rep.Early {
+		t.Fatalf("%+v", rep)
+	}
+	if c := v.c[0]; len(c.leases) != 0 || c.caps[d] != nil && c.caps[d].Pending&^1 != 0 {
+		t.Errorf("who had looked still believes in %v, caps %v", c.leases, c.caps[d])
+	}
+	rk.rest()
+	if rk.owner(d) != 1 {
+		t.Fatal("it is not rank 1's")
+	}
+	if got := v.lookup(root, "d"); got != d || v.at[d] != 1 {
+		t.Fatalf("the name leads to %v at %d", got, v.at[d])
+	}
+	f := v.create(d, "f")
+	if f>>40 != 2 {
+		t.Errorf("%v is not a number of rank 1", f)
+	}
+	sub := u.mkdir(d, "sub")
+	u.create(sub, "g")
+	if u.lookup(d, "f") != f || rk.owner(sub) != 1 {
+		t.Error("what one made the other does not see")
+	}
+	if got := u.vxattr(d, pinXattr); got != "1" {
+		t.Errorf("pin %q", got)
+	}
+	rk.rest()
+	if got := u.vxattr(root, "ceph.dir.rfiles") + " " + u.vxattr(root, "ceph.dir.rsubdirs"); got != "2 3" {
+		t.Errorf("files and directories at and below the root: %s", got)
+	}
+	rk.bounds(u, d, f)
+
+	u.fails(&wire.Request{Op: wire.OpSetxattr, Ino: d, Xname: pinXattr, Xval: []byte("-1")}, eNOTEMPTY)
+	u.fails(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"}, eNOTEMPTY)
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: sub, Name: "g"})
+	u.must(&wire.Request{Op: wire.OpRmdir, Ino: d, Name: "sub"})
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: d, Name: "f"})
+	u.must(&wire.Request{Op: wire.OpSetxattr, Ino: d, Xname: pinXattr, Xval: []byte("-1")})
+	rk.rest()
+	if rk.owner(d) != 0 || u.vxattr(d, pinXattr) != "-1" || len(rk.w[0].r.moves)+len(rk.w[1].r.moves) != 0 {
+		t.Errorf("owner %d, tables %v %v", rk.owner(d), rk.w[0].r.sortedMoves(), rk.w[1].r.sortedMoves())
+	}
+	u.create(d, "h")
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: d, Name: "h"})
+	u.pin(d, 1)
+	u.must(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"})
+	rk.rest()
+	if u.lookup(root, "d") != 0 {
+		t.Error("it is there")
+	}
+	rk.fsck("in the end")
+}
+
+// bounds tries what would need both ranks: refused, and nothing has happened.
+func (rk *ranks) bounds(u *user, d, f wire.Ino) {
+	rk.t.Helper()
+	x := u.create(root, "x")
+	for e, list := range map[errno][]*wire.Request{
+		eXDEV: {
+			{Op: wire.OpRename, Ino: root, Name: "d", NewDir: root, NewName: "e"}, {Op: wire.OpRename, Ino: d, Name: "f", NewDir: root, NewName: "f"},
+			{Op: wire.OpRename, Ino: root, Name: "x", NewDir: d, NewName: "x"}, {Op: wire.OpLink, Ino: root, Name: "l", Other: f},
+			{Op: wire.OpLink, Ino: d, Name: "l", Other: x}, {Op: wire.OpRename, Ino: root, Name: "x", NewDir: root, NewName: "d", RenameFlags: wire.RenameExchange},
+		},
+		eISDIR: {{Op: wire.OpUnlink, Ino: root, Name: "d"}, {Op: wire.OpCreate, Ino: root, Name: "d"}, {Op: wire.OpRename, Ino: root, Name: "x", NewDir: root, NewName: "d"}},
+		eEXIST: {
+			{Op: wire.OpMkdir, Ino: root, Name: "d"}, {Op: wire.OpCreate, Ino: root, Name: "d", OpenFlags: oEXCL}, {Op: wire.OpLink, Ino: root, Name: "d", Other: x},
+			{Op: wire.OpRename, Ino: root, Name: "x", NewDir: root, NewName: "d", RenameFlags: wire.RenameNoReplace},
+		},
+	} {
+		for _, m := range list {
+			u.fails(m, e)
+		}
+	}
+	if got := u.must(&wire.Request{Op: wire.OpReaddir, Ino: root, Max: 100}); len(got.Entries) != 2 {
+		rk.t.Errorf("the root has %+v", got.Entries)
+	}
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: root, Name: "x"})
+	up := u.must(&wire.Request{Op: wire.OpLookup, Ino: d, Name: ".."})
+	if up.Far == nil || *up.Far != (wire.Far{Ino: root, Rank: 0}) {
+		rk.t.Errorf("above it is %+v", up.Far)
+	}
+}
+
+func (rk *ranks) fsck(when string) {
+	rk.t.Helper()
+	rk.w[0].fsck(when)
+}
+
+// Every journal write and every message of a hand-over is a moment at which one side or both may die:
+// the directory has one owner in the end, which has everything that was answered, the author of the
+// pin is answered, and fsck finds nothing.
+func TestAHandOverEndsWithOneOwner(t *testing.T) {
+	for _, sc := range handOvers {
+		t.Run(sc.name, func(t *testing.T) {
+			for seed := int64(1); seed <= 2; seed++ {
+				points := playHandOver(t, sc, seed, 0, nil)
+				if points < 6 {
+					t.Fatalf("%d points only", points)
+				}
+				for n := 1; n <= points; n++ {
+					for _, victims := range [][]wire.Rank{{0}, {1}, {0, 1}} {
+						t.Run(fmt.Sprintf("seed=%d,point=%d,dead=%v", seed, n, victims), func(t *testing.T) {
+							playHandOver(t, sc, seed, n, victims)
+						})
+					}
+				}
+			}
+		})
+	}
+}
+
+type handOver struct {
+	name   string
+	pinned bool // before it begins
+	run    func(u *user, d wire.Ino)
+	owner  wire.Rank
+	gone   bool
+}
+
+var handOvers = []handOver{
+	{"pin", false, func(u *user, d wire.Ino) { u.pin(d, 1) }, 1, false},
+	{"unpin", true, func(u *user, d wire.Ino) { u.pin(d, -1) }, 0, false},
+	{"rmdir", true, func(u *user, d wire.Ino) { u.ask(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"}) }, 0, true},
+}
+
+// playHandOver runs one with victims dying at point n, and returns how many points there were.
+func playHandOver(t *testing.T, sc handOver, seed int64, n int, victims []wire.Rank) int {
+	rk := newRanks(t, seed, 2)
+	u, v := rk.user(), rk.user()
+	d := u.mkdir(root, "d")
+	if sc.pinned {
+		u.pin(d, 1)
+		v.lookup(root, "d")
+		v.create(d, "was")
+		v.must(&wire.Request{Op: wire.OpUnlink, Ino: d, Name: "was"})
+	}
+	if seed%2 == 0 { // the journals have gone beyond what made it
+		for range 30 {
+			u.create(d, "f")
+			u.must(&wire.Request{Op: wire.OpUnlink, Ino: d, Name: "f"})
+		}
+	}
+	v.must(&wire.Request{Op: wire.OpReaddir, Ino: d})
+	rk.rest()
+	rk.events, rk.log = 0, nil
+	rk.crash = func(at int) bool {
+		if at != n {
+			return false
+		}
+		for _, x := range victims {
+			rk.w[x].crash()
+		}
+		return true
+	}
+	defer func() {
+		if t.Failed() {
+			for _, l := range rk.log {
+				t.Log(l)
+			}
+		}
+	}()
+	sc.run(u, d)
+	rk.rest()
+	points := rk.events
+	rk.crash = nil
+	rk.fsck("after it")
+	if !sc.gone {
+		if own := rk.owner(d); own != sc.owner {
+			t.Fatalf("mds.%d owns it", own)
+		}
+		if got := v.lookup(root, "d"); got != d {
+			t.Fatalf("the name leads to %v", got)
+		}
+		f := v.create(d, "f")
+		if int64(f>>40) != int64(sc.owner)+1 {
+			t.Errorf("%v is not mds.%d's number", f, sc.owner)
+		}
+		if u.lookup(d, "f") != f {
+			t.Error("the other client does not see it")
+		}
+		rk.rest()
+		if got := u.vxattr(root, "ceph.dir.rfiles"); got != "1" {
+			t.Errorf("%s files below the root", got)
+		}
+	} else if got := v.lookup(root, "d"); got != 0 {
+		t.Errorf("it is still there: %v", got)
+	}
+	for _, w := range rk.w { // what one life knows the next one must
+		w.crash()
+	}
+	rk.rest()
+	if !sc.gone {
+		if own := rk.owner(d); own != sc.owner {
+			t.Fatalf("mds.%d owns it after a restart", own)
+		}
+		if u.lookup(d, "f") == 0 {
+			t.Error("the file is gone")
+		}
+	}
+	rk.fsck("in the end")
+	return points
+}
+
+// What the exporter's journal says decides, and only that: an attempt that it does not know was lost.
+func TestTheExportersJournalDecides(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u := rk.user()
+	d := u.mkdir(root, "d")
+	u.pin(d, 1)
+	rk.rest()
+	w := rk.w[0]
+	w.crash()
+	rk.rest()
+	for attempt, won := range map[uint64]bool{w.r.moves[d].Attempt: true, w.r.moves[d].Attempt + 1: false} {
+		line := [2]wire.Rank{0, 1}
+		rk.mail[line] = nil
+		rk.open[line] = true
+		w.step(Event{Kind: FromPeer, Rank: 1, Msg: &wire.ExportAsk{Ino: d, Attempt: attempt}})
+		w.until("answer", func() bool { return len(rk.mail[line]) > 0 })
+		if m, is := rk.mail[line][0].(*wire.ExportEnd); !is || m.Won != won || m.Attempt != attempt {
+			t.Errorf("attempt %d: %+v", attempt, rk.mail[line][0])
+		}
+	}
+}
