@@ -96,10 +96,14 @@ func (r *Rank) planExport(q *request, in *inode, to wire.Rank, pin int32) errno 
 
 // mayTake reports whether a directory may be given to a rank.
 func (r *Rank) mayTake(to wire.Rank) errno {
+	if to == r.cfg.Rank {
+		return ok
+	}
+	if r.fsmap == nil {
+		return eAGAIN
+	}
 	in, there := r.fsmap.Ranks[to]
 	switch {
-	case to == r.cfg.Rank:
-		return ok
 	case !there || uint32(to) >= r.fsmap.MaxRanks:
 		return eINVAL // there is no such rank
 	case in.State != stateActive:

@@ -82,6 +82,31 @@ func TestARankServesItsOwnOnly(t *testing.T) {
 	}
 }
 
+// A number of a range that was given out after our map was made is not called stale: the request waits
+// for the map that tells whose it is.
+func TestAYoungNumberWaitsForItsMap(t *testing.T) {
+	w := rankWorld(t, 0)
+	c := w.client()
+	young := wire.Ino(10<<40 + 5)
+	n := len(c.msgs)
+	tid := c.ask(&wire.Request{Op: wire.OpGetattr, Ino: young, Mask: wire.MaskAll})
+	w.quiet()
+	if len(c.msgs) != n {
+		t.Fatalf("answered %+v by an old map", c.msgs[n])
+	}
+	m := ranksMap(4)
+	m.Epoch, m.NextInoRange = 6, 11
+	m.Ranks[3] = clustermap.RankInfo{State: clustermap.RankActive, Created: true, InoRanges: []uint64{4, 10}}
+	w.step(Event{Kind: Maps, FSMap: m})
+	w.quiet()
+	if len(c.msgs) != n+1 {
+		t.Fatalf("%d messages", len(c.msgs)-n)
+	}
+	if r, is := c.msgs[n].(*wire.Redirect); !is || r.Tid != tid || r.Rank != 3 {
+		t.Errorf("%+v", c.msgs[n])
+	}
+}
+
 // A rank above 0 has no root and owns nothing: it sends everybody on, over restarts too.
 func TestARankWithoutATreeSendsEverybodyOn(t *testing.T) {
 	w := rankWorld(t, 1)

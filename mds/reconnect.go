@@ -318,7 +318,7 @@ func (r *Rank) chooseRows() {
 // inQuiet holds a change back while silent sessions of before may still cache what it would
 // change. The tick that ends the quiet wakes it.
 func (r *Rank) inQuiet(q *request) bool {
-	if r.now >= r.silentUntil || !q.Op.Mutates() || q.replay {
+	if r.now >= r.silentUntil || !q.Op.Mutates() && q.Op != opGiveBackNum || q.replay {
 		return false
 	}
 	r.hushed = append(r.hushed, r.waker(q))

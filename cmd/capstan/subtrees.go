@@ -12,7 +12,7 @@ import (
 func subtreesCmd() *cobra.Command {
 	var w where
 	cmd := &cobra.Command{Use: "subtrees", Short: "Show which rank owns which part of the tree", Args: cobra.NoArgs,
-		Long: "Asks every metadata daemon of this machine that holds a rank what it owns of the tree: each line is a directory from which on the rank\nowns what lies below, down to the next directory of another rank. Rank 0 owns everything so far.",
+		Long: "Asks every metadata daemon of this machine that holds a rank what it owns of the tree: each line is a directory from which on the rank\nowns what lies below, down to the next directory of another rank (ceph.dir.pin). A path is what it was when the directory was handed over.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, silent, err := cluster.Subtrees(cmd.Context(), w.find())
 			if err != nil {
