@@ -55,7 +55,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 		p.broken[n] = 0
 	}
 	if cfg.Primary != o.cfg.ID {
-		p.broken = nil
+		p.broken, p.unsure = nil, nil
 	}
 	p.healing, p.scrub, p.scrubbed.Running = nil, nil, false
 

@@ -241,7 +241,7 @@ func (p *pg) onObjBad(from wire.OSDID, m *wire.ObjBad) {
 		return // a later read finds it again
 	}
 	c, err := p.copyOf(m.Name)
-	if err != nil || len(c.Bad) > 0 {
+	if err != nil || c.Damaged() {
 		p.heal(m.Name)
 		return
 	}

@@ -58,6 +58,37 @@ func (p *pg) heal(name string) bool {
 	return false
 }
 
+// brokenMax bounds how many names are told and kept.
+const (
+	brokenMax = 16
+	unsureMax = 1000
+)
+
+// brokenNames counts the objects that cannot be read, or whose copies differ with nobody to say
+// which is good, and names the first.
+func (p *pg) brokenNames() (int, []string) {
+	if len(p.broken)+len(p.unsure) == 0 {
+		return 0, nil
+	}
+	names := make([]string, 0, len(p.broken)+len(p.unsure))
+	for n := range p.broken {
+		names = append(names, n)
+	}
+	for n := range p.unsure {
+		if _, both := p.broken[n]; !both {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return len(names), names[:min(len(names), brokenMax)]
+}
+
+// whole: the object was made anew, or replaced by a good copy.
+func (p *pg) whole(name string) {
+	delete(p.broken, name)
+	delete(p.unsure, name)
+}
+
 // brokenNs: a broken object is asked for again so long after everybody was asked in vain.
 const brokenNs = 10e9
 
@@ -85,7 +116,7 @@ func (p *pg) healTick() {
 // onObjFetch (member, learner, and who has left the PG) gives its copy.
 func (p *pg) onObjFetch(from wire.OSDID, m *wire.ObjFetch) {
 	c, err := p.copyOf(m.Name)
-	if err != nil || len(c.Bad) > 0 {
+	if err != nil || c.Damaged() {
 		p.o.send(from, &wire.ObjFetched{PG: p.id, Interval: p.interval, Bad: true, Object: wire.ObjCopy{Name: m.Name}})
 		return
 	}
@@ -115,7 +146,7 @@ func (p *pg) onObjFetched(m *wire.ObjFetched, data []byte) {
 		p.o.stats.Healed++
 		p.healed++
 		delete(p.healing, c.Name)
-		delete(p.broken, c.Name)
+		p.whole(c.Name)
 		p.submit(&Txn{Objs: []ObjTxn{installTxn(c)}})
 	}
 	p.runParked()

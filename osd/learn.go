@@ -218,15 +218,7 @@ func (l *learner) apply(p *pg, e *entry, t *Txn) (ObjTxn, bool) {
 	if h.After == h.Prior {
 		return ObjTxn{}, false
 	}
-	own := wire.Version{}
-	if st, ok := p.o.store.Stat(p.id, h.Object); ok {
-		own = st.Version
-	}
-	for i := range t.Objs { // not submitted yet
-		if t.Objs[i].Name == h.Object {
-			own = t.Objs[i].Version
-		}
-	}
+	own := p.versionIn(h.Object, t)
 	switch {
 	case own == h.Prior && !e.noMuts:
 		if ot, ok := e.objTxn(); !ok || !p.o.store.Damaged(p.id, &ot) {
@@ -240,6 +232,30 @@ func (l *learner) apply(p *pg, e *entry, t *Txn) (ObjTxn, bool) {
 		l.lack(h, t)
 	}
 	return ObjTxn{}, false
+}
+
+// versionIn is an object's version, t counted, which is not submitted yet.
+func (p *pg) versionIn(name string, t *Txn) (v wire.Version) {
+	if st, ok := p.o.store.Stat(p.id, name); ok {
+		v = st.Version
+	}
+	for i := range t.Objs {
+		if t.Objs[i].Name == name {
+			v = t.Objs[i].Version
+		}
+	}
+	return v
+}
+
+// spoilt: an entry builds on bytes of this copy that have gone bad since it was filled. Its primary
+// may have proposed it by now, and would count its ack for a member's (R9): so it does what a
+// member does, and acknowledges nothing until it has been mended.
+func (l *learner) spoilt(p *pg, e *entry, t *Txn) bool {
+	if l.state != learnFilled || l.interval != p.interval || e.noMuts || p.versionIn(e.h.Object, t) != e.h.Prior || p.o.fault(FaultFilledLacks) {
+		return false
+	}
+	ot, ok := e.objTxn()
+	return ok && p.o.store.Damaged(p.id, &ot)
 }
 
 // lack puts the object of an entry that cannot be applied among the missing.
@@ -432,7 +448,7 @@ func (p *pg) giveCopy(q *peer) uint64 {
 	n := q.wants[0]
 	q.wants = q.wants[1:]
 	c, err := p.copyOf(n)
-	if (err != nil || len(c.Bad) > 0) && !p.busy(n) && p.heal(n) || err != nil {
+	if (err != nil || c.Damaged()) && !p.busy(n) && p.heal(n) || err != nil {
 		return 0 // the learner asks again
 	}
 	p.o.stats.Copied++

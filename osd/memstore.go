@@ -2,6 +2,7 @@ package osd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -50,7 +51,8 @@ type memObj struct {
 	blocks  []bool // which blocks hold data
 	xattrs  map[string][]byte
 	omap    map[string][]byte
-	bad     bool // see Damage
+	bad     bool            // see Damage
+	badKeys map[string]bool // of the omap, see DamageOmap
 }
 
 // NewMemStore makes an empty store whose transactions become durable by Commit only.
@@ -259,7 +261,7 @@ func (p *memPG) clone() *memPG {
 	for n, o := range p.objs {
 		d := *o
 		d.data, d.blocks = bytes.Clone(o.data), slices.Clone(o.blocks)
-		d.xattrs, d.omap = maps.Clone(o.xattrs), maps.Clone(o.omap)
+		d.xattrs, d.omap, d.badKeys = maps.Clone(o.xattrs), maps.Clone(o.omap), maps.Clone(o.badKeys)
 		c.objs[n] = &d
 	}
 	return c
@@ -365,19 +367,35 @@ func applyMemObj(p *memPG, ot *ObjTxn) {
 		case wire.ObjOmapSet:
 			for _, kv := range m.Pairs {
 				o.omap[kv.Key] = kv.Val
+				delete(o.badKeys, kv.Key)
 			}
 		case wire.ObjOmapRemove:
 			for _, k := range m.Keys {
 				delete(o.omap, k)
+				delete(o.badKeys, k)
 			}
 		case wire.ObjOmapClear:
 			clear(o.omap)
+			clear(o.badKeys)
+		case wire.ObjOmapDamage:
+			for _, k := range m.Keys {
+				o.damageKey(k)
+			}
 		case wire.ObjCreate:
 		default:
 			must.Holdf(false, "object %q: mutation of kind %v", ot.Name, m.Kind)
 		}
 	}
 }
+
+func (o *memObj) damageKey(key string) {
+	if o.badKeys == nil {
+		o.badKeys = map[string]bool{}
+	}
+	o.omap[key], o.badKeys[key] = []byte{}, true
+}
+
+var errDamaged = errors.New("damaged for a test")
 
 func (o *memObj) resize(n uint64) {
 	if n == 0 {
@@ -519,20 +537,44 @@ func (s *MemStore) Damage(pg wire.PGID, name string) {
 	}
 }
 
+// DamageOmap makes what a key of an object's omap has unreadable, as bit rot does; the key need not
+// be there before. For tests.
+func (s *MemStore) DamageOmap(pg wire.PGID, name, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range []map[wire.PGID]*memPG{s.cur, s.dur} {
+		if p := m[pg]; p != nil && p.objs[name] != nil {
+			p.objs[name].damageKey(key)
+		}
+	}
+}
+
 // Sound reports whether the store has the object at that version, undamaged; for tests.
 func (s *MemStore) Sound(pg wire.PGID, name string, v wire.Version) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.obj(pg, name)
-	return o != nil && !o.bad && o.version == v
+	return o != nil && o.sound() && o.version == v
 }
+
+// BadKeys is how many pairs of an object's omap cannot be read; for tests.
+func (s *MemStore) BadKeys(pg wire.PGID, name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.obj(pg, name); o != nil {
+		return len(o.badKeys)
+	}
+	return 0
+}
+
+func (o *memObj) sound() bool { return !o.bad && len(o.badKeys) == 0 }
 
 // Kept is Sound of what a crash leaves for sure.
 func (s *MemStore) Kept(pg wire.PGID, name string, v wire.Version) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.dur[pg]
-	return p != nil && p.objs[name] != nil && !p.objs[name].bad && p.objs[name].version == v
+	return p != nil && p.objs[name] != nil && p.objs[name].sound() && p.objs[name].version == v
 }
 
 // Spoil changes an object's data behind everybody's back, with checksums that fit; for tests.
@@ -596,6 +638,9 @@ func (s *MemStore) OmapGet(pg wire.PGID, name string, keys []string) ([]wire.KV,
 	var out []wire.KV
 	if o := s.obj(pg, name); o != nil {
 		for _, k := range keys {
+			if o.badKeys[k] {
+				return nil, &BadPair{Key: k, Err: errDamaged}
+			}
 			if v, ok := o.omap[k]; ok {
 				out = append(out, wire.KV{Key: k, Val: v})
 			}
@@ -613,6 +658,11 @@ func (s *MemStore) OmapRange(pg wire.PGID, name, after string, limit int) ([]wir
 		return nil, false, nil
 	}
 	out := sortedKVs(o.omap, func(k string) bool { return k > after })
+	for i, kv := range out[:min(len(out), limit)] {
+		if o.badKeys[kv.Key] {
+			return out[:i], false, &BadPair{Key: kv.Key, Err: errDamaged}
+		}
+	}
 	if len(out) > limit {
 		return out[:limit], true, nil
 	}

@@ -281,7 +281,7 @@ func (p *pg) write(q *op) bool {
 	if ot, ok := e.objTxn(); ok {
 		t.Objs = []ObjTxn{ot}
 		if ot.Replace || ot.Remove {
-			delete(p.broken, ot.Name)
+			p.whole(ot.Name)
 		}
 	}
 	p.trim(t)

@@ -40,6 +40,8 @@ const (
 	FaultLendFreely                          // a primary lends for longer than it holds leases itself
 	FaultLendPending                         // an addition is proposed before the newcomer covers what was lent
 	FaultSplitNoLent                         // a part does not know of the read leases that were given
+	FaultFilledLacks                         // a learner that was filled acknowledges what its damaged copy cannot take
+	FaultOmapForgotten                       // a copy of an omap leaves out what cannot be read, without a word
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.

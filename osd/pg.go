@@ -96,6 +96,7 @@ type pg struct {
 	lastUse    int64 // of leases
 	healing    map[string]*healing
 	broken     map[string]int64 // nobody has a good copy, as asked for then
+	unsure     map[string]bool  // of the last scrub: nobody knows which copy is good
 	healed     uint64
 	scrub      *scrub // nil: none is running
 	scrubbed   ScrubSum

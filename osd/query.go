@@ -33,7 +33,8 @@ type PGState struct {
 	Filling     []Filling           `json:"filling,omitempty"`
 	Healing     int                 `json:"healing_objects"`
 	Healed      uint64              `json:"healed_objects"`
-	Broken      int                 `json:"broken_objects"` // no good copy is left
+	Broken      int                 `json:"broken_objects"`         // no good copy is left, or nobody knows which is good
+	BrokenNames []string            `json:"broken_names,omitempty"` // the first of these
 	Scrub       ScrubSum            `json:"scrub"`
 	Waits       []string            `json:"waits,omitempty"`
 }
@@ -82,8 +83,9 @@ func (p *pg) state() PGState {
 	o := p.o
 	s := PGState{PG: p.id.String(), OSD: o.cfg.ID, Role: p.role.String(), Interval: p.interval, Active: p.active, InSync: p.cfg.InSync,
 		Learners: p.cfg.Learners, Primary: p.cfg.Primary, Tail: p.tail.String(), Last: p.last.String(), Durable: p.durable.String(),
-		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing), Healing: len(p.healing), Healed: p.healed, Broken: len(p.broken), Scrub: p.scrubbed}
+		Committed: p.committed.String(), Uncommitted: len(p.log) - p.after(p.committed), Missing: len(p.learn.missing), Healing: len(p.healing), Healed: p.healed, Scrub: p.scrubbed}
 	s.Objects, s.Bytes, s.PGNum = o.store.Count(p.id), o.store.Bytes(p.id), p.pgNum
+	s.Broken, s.BrokenNames = p.brokenNames()
 	if p.primary() {
 		s.Filling = p.filling()
 		for _, f := range s.Filling {

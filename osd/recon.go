@@ -1,6 +1,7 @@
 package osd
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/capstan-fs/capstan/internal/must"
@@ -61,8 +62,8 @@ func (p *pg) onRecon(from wire.OSDID, inst wire.Instance, m *wire.Recon) {
 func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	o := p.o
 	q := p.peer(from)
-	if q == nil || q.learner || q.confirmed != p.active || len(m.Objects) != len(m.Versions) {
-		return // when active: a member asks for a fix
+	if q == nil || q.learner && !q.confirmed || q.confirmed != p.active || len(m.Objects) != len(m.Versions) {
+		return // when active: a member asks for a fix, or a learner that was filled
 	}
 	common, k := m.Committed, 0
 	for k = len(m.Versions); k > 0; k-- {
@@ -70,6 +71,9 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 			common = m.Versions[k-1]
 			break
 		}
+	}
+	if !p.has(common) && q.learner {
+		return
 	}
 	if !p.has(common) {
 		p.propose(without(p.cfg.InSync, q.m), p.cfg.Learners, "osd.%d's log (committed %v) does not join this one's (%v to %v]", from, m.Committed, p.tail, p.last)
@@ -97,9 +101,12 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	size := uint64(0)
 	for _, n := range names {
 		c, err := p.copyOf(n)
-		if err != nil || len(c.Bad) > 0 {
+		switch whole := err == nil && !c.Damaged(); {
+		case !whole && !q.learner:
 			p.unfit(q, n)
 			return
+		case !whole && (p.busy(n) || p.heal(n) || err != nil):
+			return // it asks again
 		}
 		last := parts[len(parts)-1]
 		if size > 0 && size+c.DataLen() > reconPartBytes {
@@ -151,7 +158,10 @@ func (p *pg) onReconFix(m *wire.ReconFix, data []byte) {
 	if p.reconciled && (p.fixAt == 0 || m.Common != p.last) {
 		return // late: nothing is cut twice
 	}
-	if p.role != roleMember || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
+	if p.role == roleLearner && (p.fixAt == 0 || m.Common != p.last) {
+		return
+	}
+	if p.role != roleMember && p.role != roleLearner || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
 		return
 	}
 	s := p.stage
@@ -227,8 +237,8 @@ func (p *pg) install(s *stage) {
 	p.touch()
 }
 
-// copyOf reads a whole object; what cannot be read of its data is named in Bad. An error: what
-// else it has cannot be read.
+// copyOf reads a whole object; what cannot be read of its data and its omap is named in Bad and
+// BadKeys. An error: the omap cannot even be listed.
 func (p *pg) copyOf(name string) (wire.ObjCopy, error) {
 	st := p.o.store
 	c := wire.ObjCopy{Name: name}
@@ -250,10 +260,18 @@ func (p *pg) copyOf(name string) (wire.ObjCopy, error) {
 	c.Xattrs = st.Xattrs(p.id, name)
 	for after, more := "", true; more; {
 		kvs, m, err := st.OmapRange(p.id, name, after, 4096)
-		if err != nil {
+		c.Omap = append(c.Omap, kvs...)
+		var bad *BadPair
+		switch {
+		case errors.As(err, &bad):
+			if !p.o.fault(FaultOmapForgotten) {
+				c.BadKeys = append(c.BadKeys, bad.Key)
+			}
+			after = bad.Key
+			continue
+		case err != nil:
 			return c, err
 		}
-		c.Omap = append(c.Omap, kvs...)
 		more = m && len(kvs) > 0
 		if len(kvs) > 0 {
 			after = kvs[len(kvs)-1].Key
@@ -299,6 +317,9 @@ func installTxn(c *wire.ObjCopy) ObjTxn {
 	}
 	if len(c.Omap) > 0 {
 		t.Muts = append(t.Muts, wire.ObjOp{Kind: wire.ObjOmapSet, Pairs: c.Omap})
+	}
+	if len(c.BadKeys) > 0 {
+		t.Muts = append(t.Muts, wire.ObjOp{Kind: wire.ObjOmapDamage, Keys: c.BadKeys})
 	}
 	return t
 }

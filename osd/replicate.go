@@ -117,6 +117,10 @@ func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []by
 				break
 			}
 		}
+		if p.role == roleLearner && p.learn.spoilt(p, e, &t) {
+			p.askFix(from)
+			break
+		}
 		p.appendEntry(e)
 		t.Append = append(t.Append, LogRec{h.Version, e.rec})
 		if changes {
@@ -190,7 +194,7 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 	p.considerAddition(q)
 }
 
-// askFix (member): an entry builds on bytes of this copy that are damaged. It is not
+// askFix (member, and a learner that was filled): an entry builds on bytes of this copy that are damaged. It is not
 // acknowledged on garbage: the primary is asked for what a reconciliation brings, the entries
 // from here on with whole copies of what they touch, in one transaction.
 func (p *pg) askFix(primary wire.OSDID) {

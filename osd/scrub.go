@@ -58,7 +58,7 @@ func (o *OSD) Scrub(id wire.PGID, deep, repair bool) error {
 // beginScrub starts a scrub of an active PG of which this is the primary and none runs.
 func (p *pg) beginScrub(deep, repair bool) {
 	p.scrub = &scrub{deep: deep, repair: repair, sum: ScrubSum{Deep: deep, Running: true, At: p.o.now}}
-	p.scrubbed = p.scrub.sum
+	p.scrubbed, p.unsure = p.scrub.sum, nil
 	p.scrubNext()
 }
 
@@ -242,7 +242,7 @@ func (p *pg) scrubObjectOf(name string) {
 	}
 	good, sure := majority(votes)
 	if !sure {
-		s.sum.Unsure++
+		p.undecided(name, votes)
 		return
 	}
 	for _, v := range votes {
@@ -256,6 +256,21 @@ func (p *pg) scrubObjectOf(name string) {
 				p.mend(v.id, good, name)
 			}
 		}
+	}
+}
+
+// undecided: nobody knows which copy is good. Where none can even be read, OSDs that are no members are
+// asked for theirs, as a reader would have them asked.
+func (p *pg) undecided(name string, votes []vote) {
+	p.scrub.sum.Unsure++
+	if p.unsure == nil {
+		p.unsure = map[string]bool{}
+	}
+	if len(p.unsure) < unsureMax {
+		p.unsure[name] = true
+	}
+	if !slices.ContainsFunc(votes, func(v vote) bool { return !v.ok || !v.ob.Bad }) {
+		p.heal(name)
 	}
 }
 
@@ -292,7 +307,7 @@ func (p *pg) mend(to wire.OSDID, good vote, name string) {
 		p.heal(name)
 	default:
 		c, err := p.copyOf(name)
-		if err != nil || len(c.Bad) > 0 {
+		if err != nil || c.Damaged() {
 			return // the own copy has gone bad since: the next scrub heals it first
 		}
 		s.sum.Mended++

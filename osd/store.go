@@ -1,6 +1,10 @@
 package osd
 
-import "github.com/capstan-fs/capstan/wire"
+import (
+	"fmt"
+
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // Later is a read that a store has begun and somebody finishes beside the core, for it waits for
 // the disk. Exactly one of the two is called, once, by any goroutine, with no lock held that a
@@ -70,10 +74,12 @@ type Store interface {
 	Extents(pg wire.PGID, name string) []wire.Extent
 	Xattr(pg wire.PGID, name, key string) ([]byte, bool)
 	Xattrs(pg wire.PGID, name string) []wire.KV // sorted by key
-	// OmapGet returns the pairs of those keys that exist, in the order of keys.
+	// OmapGet returns the pairs of those keys that exist, in the order of keys. An error means
+	// that what one of them has cannot be read.
 	OmapGet(pg wire.PGID, name string, keys []string) ([]wire.KV, error)
 	// OmapRange returns up to max pairs with key > after ("" = from the first; the empty key is
-	// no key), and whether there are more.
+	// no key), and whether there are more. A pair that cannot be read is a *BadPair that
+	// names it, with the pairs before it; behind it one may go on.
 	OmapRange(pg wire.PGID, name, after string, max int) ([]wire.KV, bool, error)
 
 	// ListObjects lists up to max objects with name > after, sorted by name.
@@ -87,6 +93,17 @@ type Store interface {
 	Space() (total, used uint64)
 	Close() error
 }
+
+// BadPair is a key of an omap whose value cannot be read.
+type BadPair struct {
+	Key string
+	Err error
+}
+
+func (e *BadPair) Error() string { return fmt.Sprintf("omap key %q: %v", e.Key, e.Err) }
+
+// Unwrap gives the store's own error.
+func (e *BadPair) Unwrap() error { return e.Err }
 
 // ObjStat describes an object.
 type ObjStat struct {
@@ -153,6 +170,7 @@ type ObjTxn struct {
 	// ObjSetXattr (Key, Data), ObjRmXattr (Key), ObjOmapSet (Pairs), ObjOmapRemove (Keys),
 	// ObjOmapClear, ObjCreate (nothing more than to exist), ObjDamage (Off, Len within the object:
 	// from now on reads of these bytes fail, or of the blocks they lie in, until they are
-	// written whole).
+	// written whole), ObjOmapDamage (Keys: from now on what they have cannot be read, until they
+	// are set or removed).
 	Muts []wire.ObjOp
 }

@@ -144,16 +144,17 @@ type OSDStats struct {
 
 // PGStat is what a primary says of a PG, for people.
 type PGStat struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	PG       PGID
-	Interval uint64
-	State    string // "active", "reconciling", "waiting", …
-	Waits    string // whom it waits for; empty: nobody
-	Objects  uint64
-	Bytes    uint64
-	Missing  uint64 // objects that learners still lack
-	Healed   uint64 // damaged copies replaced by good ones, under this primary
-	Broken   uint64 // objects of which no good copy is left, or nobody knows which is the good one
+	_msgpack    struct{} `msgpack:",as_array"`
+	PG          PGID
+	Interval    uint64
+	State       string // "active", "reconciling", "waiting", …
+	Waits       string // whom it waits for; empty: nobody
+	Objects     uint64
+	Bytes       uint64
+	Missing     uint64   // objects that learners still lack
+	Healed      uint64   // damaged copies replaced by good ones, under this primary
+	Broken      uint64   // objects of which no good copy is left, or nobody knows which is the good one
+	BrokenNames []string // the first of these
 }
 
 // OSDFailure says that a peer does not answer: one-way, repeated while it is so. Alive takes
@@ -286,6 +287,9 @@ func (*InoRange) WireType() Type        { return TInoRange }
 func (*InoRangeReply) WireType() Type   { return TInoRangeReply }
 func (*MonCommand) WireType() Type      { return TMonCommand }
 func (*MonCommandReply) WireType() Type { return TMonCommandReply }
+
+// WireVersion is 2 since a PG's broken objects are named.
+func (*OSDStats) WireVersion() byte { return 2 }
 
 // MonHello is what a monitor asks another one, leader or not: who are you, and is there a
 // cluster? One whose directory is empty so learns whether it is new or has lost its store.

@@ -32,10 +32,11 @@ const (
 	ObjCmpXattr                           // Key, Data: ECANCELED when different; absent equals empty
 	ObjExtents                            // Off, Len → the parts that hold data, in Data (PutExtents), and Size
 	ObjDamage                             // Off, Len: in transactions of a store only: nobody may see these bytes any more
+	ObjOmapDamage                         // Keys: likewise: what these keys of the omap had cannot be read
 )
 
 var objOpNames = [...]string{"?", "read", "stat", "write", "writefull", "append", "truncate", "zero", "remove", "create",
-	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr", "extents", "damage"}
+	"getxattr", "setxattr", "rmxattr", "getxattrs", "omapget", "omaprange", "omapset", "omaprm", "omapclear", "assertver", "cmpxattr", "extents", "damage", "omapdamage"}
 
 func (k ObjOpKind) String() string {
 	if int(k) < len(objOpNames) {

@@ -249,8 +249,12 @@ type ObjCopy struct {
 	Xattrs   []KV
 	Omap     []KV
 	Bad      []Extent // no good bytes are left of these: zeros stand for them, and nobody may see them
+	BadKeys  []string // of the omap: what they had cannot be read
 	Data     []byte   `msgpack:"-"`
 }
+
+// Damaged reports whether something of the copy cannot be read.
+func (c *ObjCopy) Damaged() bool { return len(c.Bad)+len(c.BadKeys) > 0 }
 
 // DataLen is how much of the data segment is the object's.
 func (c *ObjCopy) DataLen() (n uint64) {
@@ -613,13 +617,15 @@ func CutResultData(rs []ObjResult, data []byte) error {
 
 // WireVersion: 2 since it carries what the replica lacks, knows, or cannot read.
 func (*ReplAck) WireVersion() byte    { return 2 }
-func (*ReconFix) WireVersion() byte   { return 2 }
 func (*LearnReq) WireVersion() byte   { return 2 }
 func (*LearnStart) WireVersion() byte { return 2 }
-func (*CopyObj) WireVersion() byte    { return 2 }
-func (*ObjFetched) WireVersion() byte { return 2 }
-func (*ObjMend) WireVersion() byte    { return 2 }
 func (*PGListed) WireVersion() byte   { return 2 }
+
+// WireVersion: 3 since a copy of an object names the keys of its omap that cannot be read.
+func (*ReconFix) WireVersion() byte   { return 3 }
+func (*CopyObj) WireVersion() byte    { return 3 }
+func (*ObjFetched) WireVersion() byte { return 3 }
+func (*ObjMend) WireVersion() byte    { return 3 }
 
 // WireVersion: 2 since it carries what was lent.
 func (*LeaseReleased) WireVersion() byte { return 2 }

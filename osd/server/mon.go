@@ -147,7 +147,7 @@ func (d *Daemon) sendStats() {
 		if s.Role != "primary" {
 			continue
 		}
-		st := wire.PGStat{Interval: s.Interval, State: "active", Waits: strings.Join(s.Waits, "; "), Objects: uint64(s.Objects), Bytes: s.Bytes, Missing: uint64(s.Missing), Healed: s.Healed + s.Scrub.Mended, Broken: uint64(s.Broken) + s.Scrub.Unsure}
+		st := wire.PGStat{Interval: s.Interval, State: "active", Waits: strings.Join(s.Waits, "; "), Objects: uint64(s.Objects), Bytes: s.Bytes, Missing: uint64(s.Missing), Healed: s.Healed + s.Scrub.Mended, Broken: uint64(s.Broken), BrokenNames: s.BrokenNames}
 		if _, err := fmt.Sscanf(s.PG, "%d.%x", &st.PG.Pool, &st.PG.Num); err != nil {
 			continue
 		}

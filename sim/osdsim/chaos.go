@@ -192,12 +192,34 @@ func (w *World) rot(n *node) {
 		}
 		ob := obs[w.rng.IntN(len(obs))]
 		if w.goodElsewhere(id, ob, n, nil) {
-			w.log("%s of pg %v rots on osd.%d", ob.Name, id, n.id)
-			n.store.Damage(id, ob.Name)
-			if k := (rotKey{id, ob.Name}); w.rotted[k].Less(ob.Version) {
-				w.rotted[k] = ob.Version // and what a crash may leave of it, which is older
-			}
+			w.spoil(n, id, ob.Name)
 			w.res.Rot++
+		}
+	}
+}
+
+// spoil damages the data of an object, or one pair of its omap, on n; seldom, where the class says so,
+// the same on every OSD. All that is drawn apart: other draws stay what they were.
+func (w *World) spoil(n *node, id wire.PGID, name string) {
+	on := []*node{n}
+	if w.fate.Float64() < w.rotAll {
+		on = w.nodes
+	}
+	key := ""
+	if kvs, _, _ := n.store.OmapRange(id, name, "", 1000); len(kvs) > 0 && w.fate.Float64() < 0.4 {
+		key = kvs[w.fate.IntN(len(kvs))].Key
+	}
+	for _, x := range on {
+		w.log("%s of pg %v rots on osd.%d (%q)", name, id, x.id, key)
+		st, _ := x.store.Stat(id, name)
+		if k := (rotKey{id, name}); w.rotted[k].Less(st.Version) {
+			w.rotted[k] = st.Version // and what a crash may leave of it, which is older
+		}
+		if key == "" {
+			x.store.Damage(id, name)
+		} else {
+			x.store.DamageOmap(id, name, key)
+			w.res.RotPairs++
 		}
 	}
 }
@@ -219,7 +241,7 @@ func (w *World) holdsGood(n *node) bool {
 				continue
 			}
 			for _, ob := range x.store.ListObjects(id, "", 1000) {
-				if !x.store.Sound(id, ob.Name, ob.Version) && !w.goodElsewhere(id, ob, n, x) {
+				if n.store.Sound(id, ob.Name, ob.Version) && !x.store.Sound(id, ob.Name, ob.Version) && !w.goodElsewhere(id, ob, n, x) {
 					return true
 				}
 			}

@@ -3,6 +3,7 @@ package osdsim
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/wire"
@@ -119,17 +120,19 @@ func (c *client) begin(r *record, then func()) {
 	w := c.w
 	c.tid++
 	q := &clientOp{tid: c.tid, rec: r, then: then, first: c.m.Epoch}
+	// What the data says, the omap says too.
+	mark := wire.ObjOp{Kind: wire.ObjOmapSet, Pairs: []wire.KV{{Key: r.token}}}
 	switch r.kind {
 	case kRead:
-		q.ops = []wire.ObjOp{{Kind: wire.ObjRead, Len: 1 << 20}}
+		q.ops = []wire.ObjOp{{Kind: wire.ObjRead, Len: 1 << 20}, {Kind: wire.ObjOmapRange, Max: 1 << 14}}
 	case kAppend:
-		q.ops = []wire.ObjOp{{Kind: wire.ObjAppend, Data: []byte(r.token)}}
+		q.ops = []wire.ObjOp{{Kind: wire.ObjAppend, Data: []byte(r.token)}, mark}
 	case kWrite:
-		q.ops = []wire.ObjOp{{Kind: wire.ObjWriteFull, Data: []byte(r.token)}}
+		q.ops = []wire.ObjOp{{Kind: wire.ObjWriteFull, Data: []byte(r.token)}, {Kind: wire.ObjOmapClear}, mark}
 	case kRemove:
 		q.ops = []wire.ObjOp{{Kind: wire.ObjRemove}}
 	case kCreate:
-		q.ops = []wire.ObjOp{{Kind: wire.ObjCreate, Excl: true}, {Kind: wire.ObjAppend, Data: []byte(r.token)}}
+		q.ops = []wire.ObjOp{{Kind: wire.ObjCreate, Excl: true}, {Kind: wire.ObjAppend, Data: []byte(r.token)}, mark}
 	}
 	for i := range q.ops {
 		q.ops[i].DataLen = uint32(len(q.ops[i].Data))
@@ -245,10 +248,29 @@ func (c *client) answered(tid wire.Tid, m *wire.OSDReply) {
 	r.done, r.ret, r.errno = true, w.now, m.Errno
 	if r.kind == kRead && m.Errno == 0 {
 		r.out = string(m.Ops[0].Data)
+		if at := inOmap(r.out, m.Ops[1].Pairs); at != "" {
+			w.fail("omap: c%d reads %q of %s, and its omap has %v: %s", c.num, r.out, r.obj, m.Ops[1].Pairs, at)
+		}
 	}
 	w.log("c%d tid %d: %v", c.num, tid, r)
 	c.open = slices.Delete(c.open, i, i+1)
 	q.then()
+}
+
+// inOmap says how an omap differs from the data that was read with it.
+func inOmap(data string, kvs []wire.KV) string {
+	tokens := strings.SplitAfter(data, ">")
+	tokens = tokens[:len(tokens)-1] // nothing is behind the last
+	slices.Sort(tokens)
+	for i, t := range tokens {
+		if i >= len(kvs) || kvs[i].Key != t {
+			return "lacks " + t
+		}
+	}
+	if len(kvs) > len(tokens) {
+		return "has " + kvs[len(tokens)].Key
+	}
+	return ""
 }
 
 // final reads see what the faults have left.

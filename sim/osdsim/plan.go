@@ -23,6 +23,7 @@ type plan struct {
 	rest      int64   // and sometimes
 	readers   bool    // some clients read with old maps, others write with new ones
 	anyRead   float64 // of reads: asked of any member
+	rotAll    float64 // of what rots: does so on every OSD
 	faultTime int64
 	set       mon.Settings
 
@@ -118,6 +119,7 @@ var classes = []class{
 		w.only(bRot, bScrub, bCrash, bSlow, bSuspect, bDisk, bDrift)
 		w.lateMsg = 0.1 // a scrub's copy is overtaken by a write
 		w.weight[bRot] += 15
+		w.rotAll = 0.04
 		w.weight[bScrub] += 6
 		w.weight[bDisk] = 1
 	}},

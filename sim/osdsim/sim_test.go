@@ -94,6 +94,8 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"addition before active", osd.FaultAddBeforeActive, 0, 1051, "addition"},
 		{"damage written over and acknowledged", osd.FaultAckDamaged, 0, 7, "rot"},
 		{"healed with an older copy", osd.FaultHealStale, 0, 29, "rot"},
+		{"a filled learner acknowledges what it lacks", osd.FaultFilledLacks, 0, 38656, "rot"},
+		{"unreadable pairs left out of a copy", osd.FaultOmapForgotten, 0, 1, "rot"},
 		{"unfinished copy filled by log", osd.FaultLogOfUnfilled, 0, 1, "small"},
 		{"divergent tail not cut by log", osd.FaultLogNoCut, 0, 184, "return"},
 		{"dedup lost in copy", osd.FaultNoDedupCopy, 0, 406, "fence"},
@@ -144,6 +146,7 @@ func (r *Result) add(o *Result) {
 	r.CutCrashes += o.CutCrashes
 	r.Lost += o.Lost
 	r.Rot += o.Rot
+	r.RotPairs += o.RotPairs
 	r.Healed += o.Healed
 	r.EIO += o.EIO
 	r.Gone += o.Gone
@@ -156,6 +159,6 @@ func (r *Result) add(o *Result) {
 }
 
 func (r *Result) String() string {
-	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d revived, %d objects rotted (%d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
-		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Revived, r.Rot, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d revived, %d objects rotted (%d pairs of omaps, %d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Revived, r.Rot, r.RotPairs, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
 }

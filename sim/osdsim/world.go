@@ -27,6 +27,7 @@ type Result struct {
 	Runs, Ops, Changes, Lives int
 	Cuts, CutCrashes, Lost    int
 	Rot, Healed, EIO, ByLog   int
+	RotPairs                  int // of omaps
 	MemberReads               int // answered by members that are not the primary
 	Gone, Revived, Splits     int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
@@ -42,6 +43,7 @@ const (
 type World struct {
 	opt     Options
 	rng     *rand.Rand
+	fate    *rand.Rand // of what rots
 	now     int64
 	seq     uint64
 	queue   events
@@ -170,7 +172,7 @@ func (w *World) carry(a, b int, f func()) {
 
 // Run plays one seed and returns what went wrong.
 func Run(opt Options) (err error) {
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 7)), fate: rand.New(rand.NewPCG(opt.Seed, 11)), cut: map[[2]int]bool{}, barrier: map[wire.PGID]wire.Epoch{},
 		versions: map[tidKey]wire.Version{}, fenced: map[versionKey]string{}, rotted: map[rotKey]wire.Version{}, watch: map[wire.PGID]wire.Version{}, born: map[wire.PGID]birth{}}
 	defer func() {
 		if r := recover(); r != nil {

@@ -77,6 +77,10 @@ func (s *Store) step(o *object, x *op) {
 		}
 	case wire.ObjOmapClear:
 		s.omapClear(o)
+	case wire.ObjOmapDamage:
+		for _, k := range x.keys {
+			s.omapDamage(o, k)
+		}
 	case wire.ObjDamage:
 		for i, end := x.off/BlockBytes, min(blocksOf(x.off+x.len), blocksOf(o.size)); i < end; i++ {
 			s.buffer(o, uint32(i), false).bad = true

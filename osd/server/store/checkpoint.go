@@ -106,7 +106,11 @@ func (s *Store) freeze() *checkpoint {
 	}
 	s.deadOmap = nil
 	s.omap.Ascend(func(it omapItem) bool {
-		c.batch.set(bktOmap, omapKey(it.id, it.key), it.val)
+		if it.bad {
+			c.batch.spoil(bktOmap, omapKey(it.id, it.key))
+		} else {
+			c.batch.set(bktOmap, omapKey(it.id, it.key), it.val)
+		}
 		return true
 	})
 	s.omapOld, s.omap = s.omap, newOmapTree()

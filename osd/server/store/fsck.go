@@ -99,7 +99,7 @@ func Fsck(dir string) (*Check, error) {
 		return c, nil
 	}
 	c.UUID = id.String()
-	k := &checker{Check: c, s: &Store{o: o, dir: dir, uuid: id, pgs: map[wire.PGID]*pgState{}}, omaps: map[uint64]bool{}, pgNum: map[wire.PGID]uint32{}}
+	k := &checker{Check: c, s: &Store{o: o, dir: dir, uuid: id, pgs: map[wire.PGID]*pgState{}}, omaps: map[uint64]*object{}, pgNum: map[wire.PGID]uint32{}}
 	defer k.s.closeFiles()
 	if err := k.openBlock(); err != nil {
 		return c, nil
@@ -127,7 +127,7 @@ func FsckIn(dir string) (*Check, error) {
 type checker struct {
 	*Check
 	s     *Store
-	omaps map[uint64]bool // that objects of meta.db have
+	omaps map[uint64]*object // that objects of meta.db have
 	pgNum map[wire.PGID]uint32
 }
 
@@ -178,6 +178,11 @@ func (k *checker) readMeta() (err error) {
 				if b == bktObj && len(key) > 8 {
 					f.Object = string(key[8:])
 				}
+				if b == bktOmap && len(key) >= 8 {
+					if o := k.omaps[omapOf(key)]; o != nil {
+						f.PG, f.Object = o.pg.id.String(), o.name
+					}
+				}
 				k.add(f)
 			}
 		})
@@ -185,7 +190,7 @@ func (k *checker) readMeta() (err error) {
 			k.add(Finding{File: metaName, Kind: BadPage, Text: err.Error()})
 		}
 		for id, n := range pairs {
-			if !k.omaps[id] {
+			if k.omaps[id] == nil {
 				k.add(Finding{File: metaName, Kind: LostPairs, Text: fmt.Sprintf("%d pairs of omap %d, which no object has", n, id)})
 			}
 		}
@@ -237,7 +242,7 @@ func (k *checker) value(bucket byte, key, v []byte, pairs map[uint64]int) error 
 			}
 		}
 		if o.omap != 0 {
-			k.omaps[o.omap] = true
+			k.omaps[o.omap] = o
 		}
 		k.refs(p.id, o.name, 0, o.refs, metaName)
 	case bktOmap:

@@ -139,7 +139,7 @@ func TestFsckNamesWhatIsWrong(t *testing.T) {
 		{"data that only the log leads to", in(blockName, fill(4096, 'j'), 1), blockName, BadData, "large9", "bad checksum"},
 		{"head of the block file", in(blockName, []byte("CAPBLK"), 1), blockName, BadFile, "", "not one of ours"},
 		{"block file cut", cut(blockName, 1<<20), blockName, BadFile, "", "truncated"},
-		{"omap value", in(metaName, append([]byte("name3"), fill(60, 'p')...), 1), metaName, BadValue, "", `key "name3" of omap`},
+		{"omap value", in(metaName, append([]byte("name3"), fill(60, 'p')...), 1), metaName, BadValue, "small3", `key "name3" of omap`},
 		{"named value", in(metaName, append([]byte("value3"), fill(40, 'v')...), 1), metaName, BadValue, "", `value "value3" of pg 1.3`},
 		{"log entry", in(metaName, fill(50, 'r'), 3), metaName, BadValue, "", "log entry"},
 		{"object record", in(metaName, []byte("large4\x01"), 1), metaName, BadValue, "", "has a bad checksum"},

@@ -52,13 +52,34 @@ type prefix struct {
 	key    []byte
 }
 
-type pair struct{ key, val []byte } // nil val: remove
+type pair struct {
+	key, val []byte // nil val: remove
+	bad      bool   // stored so that nobody can read it
+}
 
 func newBatch() *batch { return &batch{put: map[byte][]pair{}} }
 
 func (b *batch) set(bucket byte, key, val []byte) {
-	b.put[bucket] = append(b.put[bucket], pair{key, val})
+	b.put[bucket] = append(b.put[bucket], pair{key: key, val: val})
 }
+
+// spoil stores a key whose value is an error for whoever reads it.
+func (b *batch) spoil(bucket byte, key []byte) {
+	b.put[bucket] = append(b.put[bucket], pair{key: key, val: []byte{}, bad: true})
+}
+
+// badValue is a value whose checksum does not fit.
+type badValue struct {
+	bucket byte
+	key    []byte
+}
+
+func (e *badValue) Error() string {
+	return fmt.Sprintf("%v: %s: %s has a bad checksum", ErrCorrupt, metaName, describeKey(e.bucket, e.key))
+}
+
+// Unwrap makes errors.Is(err, ErrCorrupt) true.
+func (e *badValue) Unwrap() error { return ErrCorrupt }
 
 // sort brings the keys into the order of the tree. Of equal keys the last set one wins.
 func (b *batch) sort() {
@@ -105,7 +126,7 @@ func unsum(bucket byte, key, v []byte) ([]byte, error) {
 	if n := len(v) - sumBytes; n >= 0 && binary.LittleEndian.Uint32(v[n:]) == metaSum(bucket, key, v[:n]) {
 		return v[:n:n], nil
 	}
-	return nil, fmt.Errorf("%w: %s: %s has a bad checksum", ErrCorrupt, metaName, describeKey(bucket, key))
+	return nil, &badValue{bucket, append([]byte{}, key...)}
 }
 
 // describeKey says what a value of meta.db is.
@@ -248,8 +269,11 @@ func (m *boltDB) update(b *batch) (err error) {
 				if p.val == nil {
 					err = bk.Delete(p.key)
 				} else {
-					v := append(make([]byte, 0, len(p.val)+sumBytes), p.val...)
-					err = bk.Put(p.key, binary.LittleEndian.AppendUint32(v, metaSum(name, p.key, p.val)))
+					v, sum := append(make([]byte, 0, len(p.val)+sumBytes), p.val...), metaSum(name, p.key, p.val)
+					if p.bad {
+						sum = ^sum
+					}
+					err = bk.Put(p.key, binary.LittleEndian.AppendUint32(v, sum))
 				}
 				if err != nil {
 					return fmt.Errorf("bucket %c: %w", name, err)
@@ -298,15 +322,25 @@ func openCells(disk cells) metaDB {
 
 func (m *cellDB) get(bucket byte, key []byte) ([]byte, error) {
 	p, ok := (*m.trees.Load())[bucket].Get(pair{key: key})
-	if !ok {
+	switch {
+	case !ok:
 		return nil, nil
+	case p.bad:
+		return nil, &badValue{bucket, p.key}
 	}
 	return append([]byte{}, p.val...), nil
 }
 
 func (m *cellDB) scan(bucket byte, from []byte, fn func(k, v []byte) bool) error {
-	(*m.trees.Load())[bucket].AscendGreaterOrEqual(pair{key: from}, func(p pair) bool { return fn(p.key, p.val) })
-	return nil
+	var err error
+	(*m.trees.Load())[bucket].AscendGreaterOrEqual(pair{key: from}, func(p pair) bool {
+		if p.bad {
+			err = &badValue{bucket, p.key}
+			return false
+		}
+		return fn(p.key, p.val)
+	})
+	return err
 }
 
 func (m *cellDB) update(b *batch) error {

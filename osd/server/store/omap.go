@@ -3,7 +3,10 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 
+	"github.com/capstan-fs/capstan/osd"
 	"github.com/capstan-fs/capstan/wire"
 	"github.com/google/btree"
 )
@@ -14,6 +17,7 @@ type omapItem struct {
 	id  uint64
 	key string
 	val []byte
+	bad bool // what it had cannot be read: it goes to the database under a checksum that does not fit
 }
 
 func newOmapTree() *btree.BTreeG[omapItem] {
@@ -29,8 +33,20 @@ func (s *Store) omapPut(o *object, key string, val []byte) {
 		s.nextOmap++
 		o.omap = s.nextOmap
 	}
-	s.omap.ReplaceOrInsert(omapItem{o.omap, key, val})
+	s.omap.ReplaceOrInsert(omapItem{id: o.omap, key: key, val: val})
 	s.dirtyKeys++
+}
+
+// omapDamage makes what a key has unreadable: a copy of an object says so of what it lacks.
+func (s *Store) omapDamage(o *object, key string) {
+	s.omapPut(o, key, []byte{})
+	s.omap.ReplaceOrInsert(omapItem{id: o.omap, key: key, val: []byte{}, bad: true})
+}
+
+// badPair counts and names a pair that cannot be read.
+func (s *Store) badPair(o *object, key string, err error) error {
+	s.count.BadPairs++
+	return &osd.BadPair{Key: key, Err: fmt.Errorf("store: pg %v object %q: %w", o.pg.id, o.name, err)}
 }
 
 func (s *Store) omapClear(o *object) {
@@ -59,15 +75,20 @@ func (s *Store) omapGet(o *object, key string) ([]byte, bool, error) {
 		return nil, false, nil
 	}
 	k := omapItem{id: o.omap, key: key}
-	if it, ok := s.omap.Get(k); ok {
+	it, ok := s.omap.Get(k)
+	if !ok && s.omapOld != nil {
+		it, ok = s.omapOld.Get(k)
+	}
+	switch {
+	case ok && it.bad:
+		return nil, false, s.badPair(o, key, &badValue{bktOmap, omapKey(o.omap, key)})
+	case ok:
 		return it.val, it.val != nil, nil
 	}
-	if s.omapOld != nil {
-		if it, ok := s.omapOld.Get(k); ok {
-			return it.val, it.val != nil, nil
-		}
-	}
 	v, err := s.meta.get(bktOmap, omapKey(o.omap, key))
+	if err != nil {
+		err = s.badPair(o, key, err)
+	}
 	return v, v != nil, err
 }
 
@@ -92,7 +113,8 @@ func (s *Store) OmapGet(pg wire.PGID, name string, keys []string) ([]wire.KV, er
 	return kvs, nil
 }
 
-// OmapRange returns up to max pairs with key > after, and whether there are more.
+// OmapRange returns up to max pairs with key > after, and whether there are more; with an
+// *osd.BadPair those before the one that it names.
 func (s *Store) OmapRange(pg wire.PGID, name, after string, max int) (kvs []wire.KV, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,18 +130,29 @@ func (s *Store) OmapRange(pg wire.PGID, name, after string, max int) (kvs []wire
 	newest.seek(from)
 	older.seek(from)
 	prefix := omapKey(o.omap, "")
-	// below hands out what the trees have before key (all of it when last is set).
-	emit := func(key string, val []byte) bool {
-		if val == nil {
+	var bad error
+	// emit hands a pair out, unless there is no room or it cannot be read.
+	emit := func(key string, val []byte, err error) bool {
+		switch {
+		case val == nil && err == nil:
 			return true
-		}
-		if len(kvs) >= max {
+		case len(kvs) >= max:
 			more = true
+			return false
+		case err != nil:
+			bad = s.badPair(o, key, err)
 			return false
 		}
 		kvs = append(kvs, wire.KV{Key: key, Val: val})
 		return true
 	}
+	item := func(it omapItem) bool {
+		if it.bad {
+			return emit(it.key, nil, &badValue{bktOmap, omapKey(it.id, it.key)})
+		}
+		return emit(it.key, it.val, nil)
+	}
+	// below hands out what the trees have before key (all of it when last is set).
 	below := func(key string, last bool) bool {
 		for {
 			c := &newest
@@ -133,46 +166,57 @@ func (s *Store) OmapRange(pg wire.PGID, name, after string, max int) (kvs []wire
 			if c == &newest && older.ok && older.it.key == it.key {
 				older.seek(it.key + "\x00")
 			}
-			if !emit(it.key, it.val) {
+			if !item(it) {
 				return false
 			}
 			c.seek(it.key + "\x00")
 		}
 	}
-	full := false
-	err = s.meta.scan(bktOmap, omapKey(o.omap, from), func(k, v []byte) bool {
-		if !bytes.HasPrefix(k, prefix) {
-			return false
-		}
-		key := string(k[8:])
+	// at hands out a pair of the database, or what the trees have instead.
+	at := func(key string, val []byte, err error) bool {
 		if !below(key, false) {
-			full = true
 			return false
 		}
-		var ok bool
-		switch {
-		case newest.ok && newest.it.key == key:
-			ok = emit(key, newest.it.val)
+		inNewest, inOlder := newest.ok && newest.it.key == key, older.ok && older.it.key == key
+		it := newest.it
+		if !inNewest {
+			it = older.it
+		}
+		if inNewest {
 			newest.seek(key + "\x00")
-			if older.ok && older.it.key == key {
-				older.seek(key + "\x00")
-			}
-		case older.ok && older.it.key == key:
-			ok = emit(key, older.it.val)
+		}
+		if inOlder {
 			older.seek(key + "\x00")
-		default:
-			if len(kvs) >= max {
-				more = true
-				ok = false
-			} else {
-				ok = emit(key, append([]byte{}, v...))
+		}
+		if inNewest || inOlder {
+			return item(it)
+		}
+		return emit(key, val, err)
+	}
+	full := false
+	for again := true; again && !full; {
+		again = false
+		err = s.meta.scan(bktOmap, omapKey(o.omap, from), func(k, v []byte) bool {
+			if !bytes.HasPrefix(k, prefix) {
+				return false
+			}
+			full = !at(string(k[8:]), append([]byte{}, v...), nil)
+			return !full
+		})
+		var b *badValue
+		if errors.As(err, &b) {
+			err = nil
+			if bytes.HasPrefix(b.key, prefix) { // else it is another omap's
+				key := string(b.key[8:])
+				full, again, from = !at(key, nil, b), true, key+"\x00"
 			}
 		}
-		full = !ok
-		return ok
-	})
+	}
 	if err == nil && !full {
 		below("", true)
+	}
+	if err == nil {
+		err = bad
 	}
 	return kvs, more, err
 }

@@ -141,8 +141,11 @@ func (pl *plan) add(t *osd.Txn, x *osd.ObjTxn, m *wire.ObjOp, directMin int) err
 			}
 			pl.bytes += 2*strOverhead + len(m.Pairs[i].Key) + len(m.Pairs[i].Val)
 		}
-	case wire.ObjOmapRemove:
+	case wire.ObjOmapRemove, wire.ObjOmapDamage:
 		for _, k := range m.Keys {
+			if m.Kind == wire.ObjOmapDamage && (len(k) == 0 || len(k) > maxName) {
+				return fmt.Errorf("%w: pg %v object %q: omap key of %d bytes", ErrTooLarge, t.PG, x.Name, len(k))
+			}
 			pl.bytes += strOverhead + len(k)
 		}
 	case wire.ObjOmapClear, wire.ObjCreate:

@@ -117,7 +117,7 @@ func appendOp(b []byte, o *op) []byte {
 		for i := range o.pairs {
 			b = appendString(appendString(b, o.pairs[i].Key), o.pairs[i].Val)
 		}
-	case wire.ObjOmapRemove:
+	case wire.ObjOmapRemove, wire.ObjOmapDamage:
 		b = binary.AppendUvarint(b, uint64(len(o.keys)))
 		for _, k := range o.keys {
 			b = appendString(b, k)
@@ -209,7 +209,7 @@ func (d *decoder) op() op {
 		for range d.count(2) {
 			o.pairs = append(o.pairs, wire.KV{Key: string(d.bytes()), Val: d.bytes()})
 		}
-	case wire.ObjOmapRemove:
+	case wire.ObjOmapRemove, wire.ObjOmapDamage:
 		for range d.count(1) {
 			o.keys = append(o.keys, string(d.bytes()))
 		}

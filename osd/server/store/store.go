@@ -161,6 +161,7 @@ type Counters struct {
 	Checkpoints uint64
 	Replayed    uint64 // log records at Open
 	BadBlocks   uint64
+	BadPairs    uint64     // of omaps, when they were read
 	Punched     uint64     // bytes of the block file given back to the file system
 	Moved       uint64     // bytes written anew to put a scattered object together
 	HostFull    uint64     // writes that the host's file system had no room for, and that were tried again
