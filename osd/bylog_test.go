@@ -207,3 +207,40 @@ func TestWhatAnOSDHasLeftIsRemoved(t *testing.T) {
 		t.Fatalf("not filled again: %+v", w.osds[2].Query(w.now))
 	}
 }
+
+// Copies run ahead of the log: the primary's object may contain an entry that has not reached the
+// learner, and that a successor may never have had. Then the learner is not filled yet, and under
+// that successor it is not one whose objects are where its log ends.
+func TestALearnerAheadOfItsLogIsNotFilled(t *testing.T) {
+	for _, f := range []Fault{0, FaultFilledAhead} {
+		w := newTrio(t)
+		w.osds[2].cfg.Faults = f
+		w.put("o", "old")
+		w.lose = func(to wire.OSDID, m wire.Message) bool { _, repl := m.(*wire.Repl); return repl }
+		w.learning(2)
+		w.osds[2].pgs[testPG].learn.state = learnGoing // it was away, and has nothing that counts
+		w.osds[2].pgs[testPG].learn.begin(w.osds[2].pgs[testPG])
+		w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: 50, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
+			Msg: &wire.OSDOp{Epoch: 1, Oldest: 50, PG: testPG, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjAppend, DataLen: 1, Data: []byte("!")}}}, Data: []byte("!")})
+		w.run(20)
+		if got := w.at(2, "o"); got != "old!" {
+			t.Fatalf("osd.2 has %q: this test is of a copy that is ahead", got)
+		}
+		// osd.0 is gone with the entry that nobody else had.
+		w.lose = func(to wire.OSDID, m wire.Message) bool { return to == 0 }
+		m := testMap(3, 3, 1, 1, 2)
+		c := m.PGs[testPG]
+		c.Learners, c.InSync = c.InSync[1:], c.InSync[:1]
+		m.PGs[testPG] = c
+		for _, o := range w.osds[1:] {
+			o.Step(&Event{Kind: EvMap, Now: w.now, Map: m})
+		}
+		w.run(60)
+		if got := w.at(2, "o"); (got == "old") != (f == 0) {
+			t.Errorf("fault %d: osd.2 has %q; %+v", f, got, w.osds[2].Query(w.now))
+		}
+		if p := w.osds[1].pgs[testPG]; f == 0 && p.pending == nil {
+			t.Errorf("osd.2 is not about to be added: %+v", w.osds[2].Query(w.now))
+		}
+	}
+}

@@ -40,6 +40,7 @@ type learner struct {
 	cursor   string
 	listed   bool // the cursor has passed the last name
 	missing  map[string]wire.Version
+	ahead    wire.Version // where the primary's log ended when the newest copy was taken: objects may contain entries up to there
 	askedAt  int64
 	asked    []string // of CopyGet under way
 }
@@ -65,7 +66,7 @@ func (l *learner) kv() wire.KV {
 // may be the one that the primary has proposed: it must not throw its log away.
 func (l *learner) begin(p *pg) {
 	l.started, l.complete, l.listed, l.cursor = false, false, false, ""
-	l.missing, l.asked = map[string]wire.Version{}, nil
+	l.missing, l.asked, l.ahead = map[string]wire.Version{}, nil, wire.Version{}
 	if l.nonce == 0 {
 		l.nonce = p.o.cfg.Instance.Nonce
 	}
@@ -314,10 +315,22 @@ func (l *learner) first(n int) []string {
 	return names
 }
 
+// tookAt notes that an object is as the primary's log had it that ended at v.
+func (l *learner) tookAt(v wire.Version) {
+	if l.ahead.Less(v) {
+		l.ahead = v
+	}
+}
+
 // settle notices that the copy is finished, and again that this is durable; only then may the
-// primary hear of it.
+// primary hear of it. The log must have come as far as the copies: an object that contains what the
+// log lacks is at no state of this log. Under the next primary, which may never have had that
+// entry, this replica would pass for one to be filled by log, and keep the object.
 func (l *learner) settle(p *pg) {
 	if p.role != roleLearner || !l.started || !l.listed || len(l.missing) > 0 || l.complete || !p.quiet() {
+		return
+	}
+	if p.last.Less(l.ahead) && !p.o.fault(FaultFilledAhead) {
 		return
 	}
 	if l.state != learnFilled || l.interval != p.interval {
@@ -419,6 +432,7 @@ func (p *pg) onCopyRange(m *wire.CopyRange) {
 		}
 	}
 	if len(t.Objs) > 0 {
+		l.tookAt(m.At)
 		p.submit(t)
 	}
 	l.cursor, l.listed = m.Upto, m.End
@@ -467,6 +481,7 @@ func (p *pg) onCopyObj(m *wire.CopyObj, data []byte) {
 	need, miss := l.missing[c.Name]
 	if miss && !m.At.Less(need) {
 		c.Data = data
+		l.tookAt(m.At)
 		delete(l.missing, c.Name)
 		p.submit(&Txn{Objs: []ObjTxn{installTxn(c)}})
 	}

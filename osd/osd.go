@@ -41,6 +41,7 @@ const (
 	FaultLendPending                         // an addition is proposed before the newcomer covers what was lent
 	FaultSplitNoLent                         // a part does not know of the read leases that were given
 	FaultFilledLacks                         // a learner that was filled acknowledges what its damaged copy cannot take
+	FaultFilledAhead                         // a learner counts as filled while copies contain what its log lacks
 	FaultOmapForgotten                       // a copy of an omap leaves out what cannot be read, without a word
 )
 

@@ -95,6 +95,7 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"damage written over and acknowledged", osd.FaultAckDamaged, 0, 7, "rot"},
 		{"healed with an older copy", osd.FaultHealStale, 0, 29, "rot"},
 		{"a filled learner acknowledges what it lacks", osd.FaultFilledLacks, 0, 38656, "rot"},
+		{"filled with objects that are ahead of the log", osd.FaultFilledAhead, 0, 40338, "split"},
 		{"unreadable pairs left out of a copy", osd.FaultOmapForgotten, 0, 1, "rot"},
 		{"unfinished copy filled by log", osd.FaultLogOfUnfilled, 0, 1, "small"},
 		{"divergent tail not cut by log", osd.FaultLogNoCut, 0, 184, "return"},
