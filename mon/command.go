@@ -321,7 +321,7 @@ func (l *Leader) showStatus() any {
 			s.PGsFull++
 		}
 		if n := l.pgStats[pg].Broken; n > 0 {
-			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %d objects without a copy that is surely good: see `pg deep-scrub`, `pg repair`", pg, n))
+			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %d objects without a copy that is surely good, %q first: see `pg query`, `pg deep-scrub`, `pg repair`", pg, n, l.pgStats[pg].BrokenNames))
 		}
 		if w := l.waits(pg, cfg); w != "" {
 			s.Problems = append(s.Problems, fmt.Sprintf("pg %v: %s", pg, w))
@@ -451,19 +451,20 @@ func (l *Leader) showOSDs() any {
 
 func (l *Leader) showPGs() any {
 	type pgRow struct {
-		PG       string  `json:"pg"`
-		Interval uint64  `json:"interval"`
-		InSync   []int32 `json:"in_sync"`
-		Learners []int32 `json:"learners"`
-		Up       []int32 `json:"up_set"`
-		Primary  int32   `json:"primary"`
-		State    string  `json:"state"` // the primary's word, when it is of this interval
-		Objects  uint64  `json:"objects"`
-		Bytes    uint64  `json:"bytes"`
-		Missing  uint64  `json:"missing"`
-		Healed   uint64  `json:"healed"`
-		Broken   uint64  `json:"broken"`
-		Waits    string  `json:"waits,omitempty"`
+		PG       string   `json:"pg"`
+		Interval uint64   `json:"interval"`
+		InSync   []int32  `json:"in_sync"`
+		Learners []int32  `json:"learners"`
+		Up       []int32  `json:"up_set"`
+		Primary  int32    `json:"primary"`
+		State    string   `json:"state"` // the primary's word, when it is of this interval
+		Objects  uint64   `json:"objects"`
+		Bytes    uint64   `json:"bytes"`
+		Missing  uint64   `json:"missing"`
+		Healed   uint64   `json:"healed"`
+		Broken   uint64   `json:"broken"`
+		Names    []string `json:"broken_names,omitempty"`
+		Waits    string   `json:"waits,omitempty"`
 	}
 	ids := func(ms []clustermap.Member) []int32 {
 		out := []int32{}
@@ -480,7 +481,7 @@ func (l *Leader) showPGs() any {
 			r.Up = append(r.Up, int32(id))
 		}
 		if s, ok := l.pgStats[pg]; ok {
-			r.Objects, r.Bytes, r.Missing, r.Healed, r.Broken = s.Objects, s.Bytes, s.Missing, s.Healed, s.Broken
+			r.Objects, r.Bytes, r.Missing, r.Healed, r.Broken, r.Names = s.Objects, s.Bytes, s.Missing, s.Healed, s.Broken, s.BrokenNames
 			if s.Interval == cfg.Interval {
 				r.State = s.State
 				if r.Waits == "" {

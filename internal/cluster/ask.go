@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/capstan-fs/capstan/internal/admin"
+	"github.com/capstan-fs/capstan/monc"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -25,6 +26,10 @@ func (e *Env) MonCommand(ctx context.Context, words ...string) (json.RawMessage,
 		return nil, err
 	}
 	defer m.Close()
+	return monCommand(ctx, m, words...)
+}
+
+func monCommand(ctx context.Context, m *monc.Client, words ...string) (json.RawMessage, error) {
 	args, err := json.Marshal(words)
 	if err != nil {
 		return nil, err

@@ -44,6 +44,7 @@ var HealthCodes = []HealthCode{
 	{"OSD_NEARFULL", sevWarn, "An OSD is nearly full.", "delete files or add OSDs; `capstan osd df` shows the use of each"},
 	{"OSD_DOWN", sevWarn, "An OSD is down. Its PGs go on with fewer replicas.", "start it (`capstan dev up --dir D` or `capstan osd --id N`); its log says why it ended; `capstan osd out N` when it will not come back"},
 	{"PG_LOST", sevError, "The store of a PG's last member is gone: nothing of the PG is served, and nothing is invented.", "bring that disk back; else `capstan pg copies PG` shows who has an older copy, and `capstan pg revive PG osd.N` goes on with it"},
+	{"OBJECT_DAMAGED", sevError, "No replica of an object can be read as it should, or replicas differ and nobody knows which is right: who needs what is damaged gets EIO.", "`capstan pg query PG` names the objects; start an OSD that may have a good copy; else write the damaged part anew or remove the file, then `capstan pg deep-scrub PG` (or `pg repair`, which follows the majority)"},
 	{"PG_STUCK", sevError, "PGs have no primary, or fewer members than writes need: reads or writes of their objects wait.", "`capstan pg ls` names whom each waits for"},
 	{"PG_DEGRADED", sevWarn, "PGs have fewer replicas in sync than the pool wants, or members that are down.", "they recover by themselves once their OSDs are up; `capstan pg ls` shows how far"},
 	{"RANK_NONE", sevError, "There is no metadata rank: no metadata daemon has ever joined.", "start a metadata daemon: `capstan dev up --dir D` or `capstan mds`"},

@@ -89,6 +89,14 @@ func TestEachTroubleHasACode(t *testing.T) {
 	}
 	om, fm = whole()
 	s := statusOf(om, fm)
+	if err := s.addDamaged([]byte(`[{"pg":"1.0","broken":0},{"pg":"1.2","broken":2,"broken_names":["10000000001.00000000.dir","x"]}]`)); err != nil {
+		t.Fatal(err)
+	}
+	if h := healthOf(s.Warnings); h.Exit() != 2 || len(h.Warnings) != 1 || h.Warnings[0].Subject != "pg 1.2" || !strings.Contains(h.Text(), "10000000001.00000000.dir, x") || !strings.Contains(h.Text(), "pg query 1.2") || s.Health == "ok" {
+		t.Errorf("damaged objects: %+v", h)
+	}
+	om, fm = whole()
+	s = statusOf(om, fm)
 	bugs, err := wrong.Parse([]string{wrong.Faults[0].Name})
 	if err != nil {
 		t.Fatal(err)

@@ -144,12 +144,45 @@ func (e *Env) Status(ctx context.Context) (*Status, error) {
 	defer m.Close()
 	s := statusOf(m.OSDMap(), m.FSMap())
 	s.sayWrong(e.wrong())
+	dump, err := monCommand(ctx, m, "pg", "dump")
+	if err != nil {
+		return nil, err
+	}
+	if err := s.addDamaged(dump); err != nil {
+		return nil, err
+	}
 	if s.PGs.Clean < s.PGs.Total {
 		if err := e.addRecovery(ctx, s); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// addDamaged warns of objects of which primaries say that no copy is good.
+func (s *Status) addDamaged(dump json.RawMessage) error {
+	var rows []struct {
+		PG     string
+		Broken uint64
+		Names  []string `json:"broken_names"`
+	}
+	if err := json.Unmarshal(dump, &rows); err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if r.Broken == 0 {
+			continue
+		}
+		w := warn("OBJECT_DAMAGED", "pg "+r.PG, fmt.Sprintf("`capstan pg query %s` names the objects; start an OSD that may have a good copy; else write the damaged part anew or remove the file, then `capstan pg deep-scrub %s`", r.PG, r.PG),
+			"pg %s: no good copy of %d objects: %s", r.PG, r.Broken, strings.Join(r.Names, ", "))
+		s.Warnings = append([]Warning{w}, s.Warnings...)
+		if s.Health == "ok" {
+			s.Health = w.What
+		} else {
+			s.Health = w.What + ", " + s.Health
+		}
+	}
+	return nil
 }
 
 func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
