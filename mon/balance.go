@@ -2,6 +2,7 @@ package mon
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/capstan-fs/capstan/clustermap"
@@ -49,13 +50,46 @@ func Balance(m *clustermap.OSDMap, size func(wire.PGID) uint64, tolerance float6
 // stale lists the exceptions that have no effect any more, or put two replicas into one domain.
 func stale(m *clustermap.OSDMap) (off []crush.Exception) {
 	for _, ex := range m.Crush.Exceptions {
-		pg := wire.PGID{Pool: uint32(ex.X >> 32), Num: uint32(ex.X)}
-		at := m.Wanted(pg)
+		at := m.Wanted(excepted(ex))
 		if !slices.Contains(at, wire.OSDID(ex.To)) || !apart(m, at) {
 			off = append(off, ex)
 		}
 	}
 	return off
+}
+
+// withoutUnsafe is the map m, made of old, without the exceptions that put two replicas into one
+// domain since: an OSD has moved to another host, a new one has come between. They go with the
+// change that makes them so; the balancer, which takes the useless ones back, looks only at a
+// cluster at rest, and PGs would have begun to move there.
+func withoutUnsafe(old, m *clustermap.OSDMap) *clustermap.OSDMap {
+	if len(m.Crush.Exceptions) == 0 || placesAlike(old, m) {
+		return m
+	}
+	var off []crush.Exception
+	for _, ex := range m.Crush.Exceptions {
+		if !apart(m, m.Wanted(excepted(ex))) {
+			off = append(off, ex)
+		}
+	}
+	for _, ex := range off {
+		m.Crush = m.Crush.WithException(crush.Exception{X: ex.X, From: ex.From, To: ex.From})
+	}
+	return m.Seal()
+}
+
+// placesAlike reports whether CRUSH wants every PG where it wanted it.
+func placesAlike(a, b *clustermap.OSDMap) bool {
+	return slices.Equal(a.Crush.Exceptions, b.Crush.Exceptions) && slices.Equal(a.Crush.Devices, b.Crush.Devices) && maps.Equal(a.Pools, b.Pools) &&
+		slices.EqualFunc(a.Crush.Buckets, b.Crush.Buckets, func(x, y crush.Bucket) bool {
+			return x.ID == y.ID && x.Type == y.Type && slices.Equal(x.Items, y.Items)
+		}) &&
+		maps.EqualFunc(a.OSDs, b.OSDs, func(x, y clustermap.OSD) bool { return x.In == y.In && x.Reweight == y.Reweight })
+}
+
+// excepted is the PG that an exception is about.
+func excepted(ex crush.Exception) wire.PGID {
+	return wire.PGID{Pool: uint32(ex.X >> 32), Num: uint32(ex.X)}
 }
 
 // apart reports whether no two of the OSDs stand on one host.

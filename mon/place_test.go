@@ -204,3 +204,71 @@ func TestFlappingOSDIsKeptDown(t *testing.T) {
 		t.Fatal("kept down for ever")
 	}
 }
+
+// No plan of the balancer ever makes a PG less safe, nor does one that was right and is overtaken
+// by what happens to the cluster: OSDs are moved to other hosts, weighted anew, put out and in,
+// boot elsewhere. As many replicas stand apart as would without any exception.
+func TestExceptionsNeverLowerSafety(t *testing.T) {
+	for seed := range uint64(8) {
+		rng := rand.New(rand.NewPCG(seed, 17))
+		w := newWorld(t, 0)
+		hosts := 5 + rng.IntN(3)
+		n := hosts * 2
+		for i := range n {
+			b := bootOf(i, 1, 1)
+			b.Host = fmt.Sprintf("h%d", i/2)
+			w.do(b)
+		}
+		w.do(&PoolCreate{Name: "big", Size: 3, MinSize: 2, PGNum: 128, Rule: RuleName})
+		w.do(&PGCreate{Pool: 3})
+		size := func(wire.PGID) uint64 { return 1 }
+		check := func(after string) {
+			t.Helper()
+			plain := w.s.OSD.Clone()
+			plain.Crush.Exceptions = nil
+			m, bare := w.s.OSD, plain.Seal()
+			for _, pg := range m.PGIDs() {
+				at, would := m.Wanted(pg), bare.Wanted(pg)
+				if len(at) != len(would) || !apart(m, at) {
+					t.Fatalf("seed %d, after %s: pg %v at %v, without exceptions at %v", seed, after, pg, at, would)
+				}
+			}
+		}
+		made := 0
+		for range 40 {
+			off, on := Balance(w.s.OSD, size, balanceTolerance, balanceMoves)
+			made += len(on)
+			overtaken := rng.IntN(3) == 0
+			if !overtaken {
+				w.do(&Except{Off: off, On: on})
+				check("a plan")
+			}
+			id := wire.OSDID(rng.IntN(n))
+			o := w.s.OSD.OSDs[id]
+			switch rng.IntN(5) {
+			case 0:
+				w.do(&OSDCrush{ID: id, Weight: -1, Host: fmt.Sprintf("h%d", rng.IntN(hosts))})
+			case 1:
+				w.do(&OSDCrush{ID: id, Weight: int64(crush.One/2 + rng.IntN(crush.One))})
+			case 2:
+				w.do(&OSDPlace{ID: id, In: !o.In, Reweight: o.Reweight})
+				w.do(&OSDPlace{ID: id, In: true, Reweight: o.Reweight})
+			case 3:
+				w.do(&OSDPlace{ID: id, In: true, Reweight: uint32(crush.One/2 + rng.IntN(crush.One/2))})
+			case 4:
+				b := bootOf(int(id), 1, int(rng.Uint32()))
+				b.Host = fmt.Sprintf("h%d", rng.IntN(hosts))
+				w.do(&OSDDown{ID: id, Instance: o.Instance})
+				w.do(b)
+			}
+			check("what happened to the cluster")
+			if overtaken {
+				w.do(&Except{Off: off, On: on})
+				check("a plan that was overtaken")
+			}
+		}
+		if made == 0 {
+			t.Errorf("seed %d: no exception was made", seed)
+		}
+	}
+}

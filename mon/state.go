@@ -96,7 +96,7 @@ func (e *edit) fsMap() *clustermap.FSMap {
 func (e *edit) done() State {
 	n := e.old
 	if e.osd != nil {
-		n.OSD = e.osd.Seal()
+		n.OSD = withoutUnsafe(e.old.OSD, e.osd.Seal())
 	}
 	if e.fs != nil {
 		n.FS = e.fs
