@@ -129,6 +129,9 @@ func (m *Mon) decide(c mon.Change) error {
 		m.w.log("monitors refuse: %v", err)
 		return err
 	}
+	if x, ok := c.(*mon.Except); ok && m.w.opt.Balance {
+		m.w.planned(x, next.OSD)
+	}
 	m.take(next, c)
 	return nil
 }

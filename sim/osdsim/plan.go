@@ -224,6 +224,9 @@ func (w *World) drawPlan() {
 	set.Cold = []int64{200 * ms, 4 * second}[w.rng.IntN(2)]
 	set.OutAfter = []int64{3 * second, 600 * second}[w.rng.IntN(2)]
 	c.lean(w)
+	if w.opt.Balance {
+		w.leanBalance()
+	}
 	w.res.Class = c.name
 }
 

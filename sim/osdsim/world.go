@@ -17,6 +17,7 @@ type Options struct {
 	Class     string // of classes; "": Seed decides
 	Faults    osd.Fault
 	MonFaults MonFault
+	Balance   bool // the monitors' balancer is on, in a cluster of more OSDs and PGs (balance.go)
 	Verbose   func(format string, args ...any)
 	Result    *Result // filled in when not nil
 }
@@ -32,6 +33,8 @@ type Result struct {
 	Gone, Revived, Splits     int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
+	Moves                     int     // PGs that the balancer moved
+	Off                       float64 // how far from its share an OSD was at the end
 }
 
 const (
@@ -194,6 +197,9 @@ func Run(opt Options) (err error) {
 	for i := range w.osds {
 		n := &node{w: w, id: wire.OSDID(i), weight: uint32(1+w.rng.IntN(16)) << 14, rate: 1 + 0.0099*w.rng.Float64(), offset: w.between(0, 1000*second)}
 		n.store = osd.NewMemStore(w.uuid())
+		if w.opt.Balance { // weights that an even spread can follow
+			n.weight = 3<<16 + n.weight
+		}
 		w.nodes = append(w.nodes, n)
 		n.start()
 	}
@@ -219,6 +225,9 @@ func Run(opt Options) (err error) {
 	}
 	if w.err == nil && !w.settled() {
 		w.fail("L1: not settled two minutes after the last fault: %s", w.unsettled())
+	}
+	if w.err == nil && w.opt.Balance {
+		w.balance()
 	}
 	if w.err == nil {
 		w.final()
@@ -314,7 +323,7 @@ func (n *node) start() {
 			if n.life != life {
 				return
 			}
-			var m wire.Message = &wire.OSDStats{ID: n.id, Instance: inst}
+			var m wire.Message = &wire.OSDStats{ID: n.id, Instance: inst, PGs: n.pgStats()}
 			if d := w.mon.M.OSDs[n.id]; d.Instance != inst || !d.Up {
 				m = &wire.OSDBoot{ID: n.id, UUID: uuid, Instance: inst, Host: fmt.Sprintf("host%d", n.id), Weight: n.weight}
 			}
