@@ -69,7 +69,11 @@ func (s *Store) checkpoint() error {
 	if s.w.End() == s.header.Expire.Pos && !s.moved {
 		s.ckptCount++ // nothing was submitted since the last one
 		s.room.Broadcast()
+		worst := s.nextScattered()
 		s.mu.Unlock()
+		if worst != nil {
+			s.gather(worst)
+		}
 		return nil
 	}
 	s.ckptBusy = true
@@ -254,7 +258,8 @@ func (s *Store) finish(c *checkpoint, h journal.Header) {
 	}
 	s.ckptBusy = false
 	s.room.Broadcast()
-	worst := scattered(c.objs, s.o.MaxRuns)
+	s.noteScattered(c.objs)
+	worst := s.nextScattered()
 	s.mu.Unlock()
 	if worst != nil {
 		s.gather(worst)

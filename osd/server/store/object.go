@@ -168,6 +168,7 @@ func (o *object) decode(b []byte) error {
 	}
 	o.refs = nil
 	runs := d.count(3)
+	o.runs = uint32(runs)
 	if runs > 0 {
 		o.refs = make([]ref, 0, min(blocksOf(o.size), uint64(len(d.b)/4)))
 	}
@@ -313,6 +314,7 @@ func (s *Store) object(p *pgState, name string) (*object, error) {
 		if err := o.decode(rec); err != nil {
 			return nil, err
 		}
+		s.noteScattered([]*object{o}) // of an earlier life of the process, perhaps
 	}
 	p.objs[name] = o
 	s.lru.add(o)

@@ -1,6 +1,10 @@
 package store
 
-import "sort"
+import (
+	"sort"
+
+	"github.com/capstan-fs/capstan/wire"
+)
 
 // Space goes back to the file system by holes in the block file, in chunks of 64 KiB that are
 // wholly free: smaller holes would cost the file system more than they bring. Only what a
@@ -66,18 +70,58 @@ func (s *Store) punch(chunks []extent) (bytes uint64, ok bool) {
 // Many small overwrites scatter an object, for each goes to a fresh block. One with more than
 // Options.MaxRuns runs, and fewer than goodRun blocks in each, is read after a checkpoint and
 // put among the small writes of the next, which lays it side by side. Nothing is logged: its
-// bytes are the same. One object for each checkpoint, the worst.
+// bytes are the same. One object for each checkpoint, the worst; the others wait, and a store at
+// rest goes on with them.
 const goodRun = 8
 
-// scattered, under mu, returns the object of the checkpoint that most needs to be put together, or nil.
-func scattered(objs []*object, maxRuns int) (worst *object) {
-	most := uint32(maxRuns)
+// place names an object.
+type place struct {
+	pg   wire.PGID
+	name string
+}
+
+// maxScattered is how many objects wait to be put together; of more the worst are kept.
+const maxScattered = 1024
+
+// noteScattered remembers those objects of a checkpoint that are to be put together. Caller holds mu.
+func (s *Store) noteScattered(objs []*object) {
 	for _, o := range objs {
-		if o.runs > most && o.runs*goodRun > o.used {
-			worst, most = o, o.runs
+		at := place{o.pg.id, o.name}
+		if !o.exists || o.runs <= uint32(s.o.MaxRuns) || o.runs*goodRun <= o.used {
+			delete(s.scattered, at)
+			continue
+		}
+		if len(s.scattered) >= maxScattered {
+			least, min := place{}, o.runs
+			for p, n := range s.scattered {
+				if n < min {
+					least, min = p, n
+				}
+			}
+			if min == o.runs {
+				continue
+			}
+			delete(s.scattered, least)
+		}
+		s.scattered[at] = o.runs
+	}
+}
+
+// nextScattered takes the worst of them, nil: there is none. Caller holds mu.
+func (s *Store) nextScattered() *object {
+	for len(s.scattered) > 0 {
+		worst, most := place{}, uint32(0)
+		for p, n := range s.scattered {
+			if n > most || n == most && (p.name < worst.name || p.name == worst.name && p.pg.Num < worst.pg.Num) {
+				worst, most = p, n
+			}
+		}
+		delete(s.scattered, worst)
+		if o, err := s.peek(worst.pg, worst.name); err == nil && o != nil {
+			return o
 		}
 	}
-	return worst
+	return nil
 }
 
 // gather makes buffers of all of the object's blocks. An object that changes meanwhile keeps

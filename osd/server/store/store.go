@@ -138,9 +138,10 @@ type Store struct {
 	wg        sync.WaitGroup
 	frozen    []*frozenBuf
 	spareBufs []*buf
-	bases     []base // read by Damaged for the next Submit
-	noPunch   bool   // the file system makes no holes
-	moved     bool   // an object waits for the next checkpoint to put it together
+	bases     []base           // read by Damaged for the next Submit
+	noPunch   bool             // the file system makes no holes
+	scattered map[place]uint32 // objects in so many pieces, to be put together
+	moved     bool             // an object waits for the next checkpoint to put it together
 	count     Counters
 }
 
@@ -199,7 +200,7 @@ func openStore(dir string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, kick: make(chan struct{}, 1), stop: make(chan struct{}), host: &host{leaving: make(chan struct{})}}
+	s := &Store{o: o, dir: dir, fresh: made, pgs: map[wire.PGID]*pgState{}, scattered: map[place]uint32{}, kick: make(chan struct{}, 1), stop: make(chan struct{}), host: &host{leaving: make(chan struct{})}}
 	s.work.L, s.room.L, s.fly.L, s.down.L = &s.mu, &s.mu, &s.mu, &s.mu
 	s.omap = newOmapTree()
 	if s.uuid, err = sp.uuid(); err != nil {
