@@ -333,11 +333,15 @@ func (r *Rank) onKept(m *wire.Kept) {
 // onGiveBack hands a directory to the rank that has its name, as a request of our own would.
 func (r *Rank) onGiveBack(from wire.Rank, m *wire.GiveBack) {
 	t := r.moves[m.Ino]
-	if t == nil || t.State != moveTaken || t.Rank != from {
-		if t == nil || t.Rank != from {
-			r.tellPeer(from, r.jw.End(), &wire.Kept{Ino: m.Ino, Errno: uint32(eSTALE)})
-		}
-		return // on its way there, or to us: it ends, and then its end is told
+	switch {
+	case t == nil || t.Rank != from:
+		r.tellPeer(from, r.jw.End(), &wire.Kept{Ino: m.Ino, Errno: uint32(eSTALE)})
+		return
+	case t.State == movePending: // asked before we know that it is ours
+		t.waiters = append(t.waiters, func() { r.onGiveBack(from, m) })
+		return
+	case t.State != moveTaken:
+		return // on its way there: its end is told
 	}
 	for _, q := range r.self.parked {
 		if q.Op == opGiveBackNum && q.Ino == m.Ino {

@@ -270,13 +270,25 @@ func (u *user) vxattr(ino wire.Ino, name string) string {
 	return string(u.must(&wire.Request{Op: wire.OpGetvxattr, Ino: ino, Xname: name}).Value)
 }
 
-// owner is the one rank that owns a directory: all agree, and nobody else has it in its cache.
+// sentTo is whom a client comes to that asks rank n for ino and follows redirects.
+func (rk *ranks) sentTo(n wire.Rank, ino wire.Ino) wire.Rank {
+	for range rk.w {
+		next := rk.w[n].r.owner(ino)
+		if next == n {
+			break
+		}
+		n = next
+	}
+	return n
+}
+
+// owner is the one rank that owns a directory: all lead there, and nobody else has it in its cache.
 func (rk *ranks) owner(ino wire.Ino) wire.Rank {
 	rk.t.Helper()
-	own := rk.w[0].r.owner(ino)
+	own := rk.sentTo(0, ino)
 	for _, w := range rk.w {
-		if o := w.r.owner(ino); o != own {
-			rk.t.Fatalf("%v: mds.%d says it is mds.%d's, mds.0 that it is mds.%d's", ino, w.cfg.Rank, o, own)
+		if o := rk.sentTo(w.cfg.Rank, ino); o != own {
+			rk.t.Fatalf("%v: who asks mds.%d is sent to mds.%d, who asks mds.0 to mds.%d", ino, w.cfg.Rank, o, own)
 		}
 		if in := w.r.inodes[ino]; in != nil && !in.stub && w.cfg.Rank != own {
 			rk.t.Fatalf("%v is mds.%d's, and in the cache of mds.%d", ino, own, w.cfg.Rank)
