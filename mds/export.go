@@ -272,6 +272,7 @@ func (r *Rank) onImportEnded(from wire.Rank, m *wire.ImportEnded) {
 		ent := r.newEntry()
 		r.setMove(ent, moveRec{Ino: m.Ino})
 		r.submit(ent)
+		t.wake()
 	}
 }
 

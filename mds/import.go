@@ -18,6 +18,13 @@ func (r *Rank) onExport(from wire.Rank, m *wire.Export) {
 		}
 		return // said again, or of a life before
 	}
+	if t != nil && t.State == moveGiven && !t.Named && t.Rank == from && !m.Back {
+		// We gave it back, and were not told that it arrived; it did, or it would not be offered again.
+		// But an offer may be of a life before: our line goes by the proper answer only.
+		r.tellPeer(from, r.jw.End(), &wire.ExportEnd{Ino: t.Ino, Attempt: t.Attempt, Won: true})
+		t.waiters = append(t.waiters, func() { r.onExport(from, m) })
+		return
+	}
 	if e := r.refuses(from, t, m); e != ok {
 		r.tellPeer(from, r.jw.End(), &wire.Imported{Ino: m.Ino, Attempt: m.Attempt, Errno: uint32(e)})
 		return

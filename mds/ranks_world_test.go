@@ -178,6 +178,8 @@ func (u *user) ask(m *wire.Request) *wire.Reply {
 	for range 12 {
 		n := u.at[m.Ino]
 		c := u.c[n]
+		// What is asked while nobody holds the rank its successor gets, and once only.
+		c.w.until("a holder", func() bool { return !c.w.dead })
 		dup := *m
 		seen := len(c.msgs)
 		tid := c.ask(&dup)
