@@ -285,8 +285,13 @@ func (in *Inode) applyAttr(st *wire.InodeStat) {
 	if st.HasXattrs {
 		in.xattrs, in.hasACL = st.Xattrs, st.HasACL
 	}
-	if st.Valid&wire.MaskFile != 0 {
+	switch {
+	case st.Valid&wire.MaskFile != 0:
 		in.applyFile(st)
+	case st.TruncSeq > in.tseq && st.Cap != nil && st.Cap.Pending.Has(caps.FileWr):
+		// Others write as well, so the size is not the rank's to tell. But what we write from now on comes
+		// after this truncation: a flush that knows of older ones only changes no size.
+		in.applyCut(st)
 	}
 	a.Ctime = wire.MaxTime(a.Ctime, m.Ctime)
 	a.Change = max(a.Change, m.Change)
@@ -302,11 +307,7 @@ func (in *Inode) applyFile(st *wire.InodeStat) {
 		in.flushing > 0 && (in.resent || st.Cap != nil && (in.cap.pending&st.Cap.Pending).Has(caps.FileWr))
 	switch {
 	case st.TruncSeq > in.tseq:
-		in.tseq = st.TruncSeq
-		if a.Size != m.Size {
-			in.writes++
-		}
-		a.Size = m.Size
+		in.applyCut(st)
 	case st.TruncSeq < in.tseq:
 		return // queued before a truncation that we know of
 	case ours:
@@ -324,6 +325,15 @@ func (in *Inode) applyFile(st *wire.InodeStat) {
 	} else {
 		a.Mtime = m.Mtime
 	}
+}
+
+// applyCut takes a truncation in that is newer than those we know of.
+func (in *Inode) applyCut(st *wire.InodeStat) {
+	in.tseq = st.TruncSeq
+	if in.attr.Size != st.Attr.Size {
+		in.writes++
+	}
+	in.attr.Size = st.Attr.Size
 }
 
 // settleFresh keeps fresh true: a group is fresh when its bit was there before and nothing
