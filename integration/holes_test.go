@@ -22,6 +22,7 @@ func TestHolesAndCopiesBetweenMounts(t *testing.T) {
 		t.Cleanup(func() { f.Close() })
 		return f
 	}
+	writesBehindACut(t, a, b)
 	block := bytes.Repeat([]byte("w"), 64<<10)
 	wa := open(a + "/f")
 	must(t, wa.Truncate(40<<20))
@@ -72,5 +73,36 @@ func TestHolesAndCopiesBetweenMounts(t *testing.T) {
 	copy(want[100:], block[:5000])
 	if x, err := os.ReadFile(a + "/f"); err != nil || !bytes.Equal(x, want) {
 		t.Fatalf("a copy into a cached file does not show: %v", err)
+	}
+}
+
+// writesBehindACut: whoever only writes a file is not told when another host truncates it; what it writes
+// afterwards counts all the same (a log that another host rotates by copying and truncating).
+func writesBehindACut(t *testing.T, a, b string) {
+	t.Helper()
+	w, err := os.OpenFile(a+"/log", os.O_CREATE|os.O_WRONLY, 0o644)
+	must(t, err)
+	defer w.Close()
+	r, err := os.OpenFile(b+"/log", os.O_RDWR, 0)
+	must(t, err)
+	defer r.Close()
+	for range 3 {
+		_, err = w.WriteAt(make([]byte, 100), 0)
+		must(t, err)
+		_, err = r.WriteAt([]byte("x"), 0)
+		must(t, err)
+		_, err = w.WriteAt([]byte("y"), 1) // both write
+		must(t, err)
+		must(t, r.Truncate(5))
+		_, err = w.WriteAt([]byte("longer"), 5)
+		must(t, err)
+		must(t, w.Sync())
+		for _, m := range []string{b, a} {
+			st, err := os.Stat(m + "/log")
+			must(t, err)
+			if st.Size() != 11 {
+				t.Fatalf("size %d through %s, want 11", st.Size(), m)
+			}
+		}
 	}
 }
