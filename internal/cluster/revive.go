@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -144,12 +142,20 @@ func (e *Env) Revive(ctx context.Context, pg string, osd wire.OSDID, do bool) (l
 			}
 		}
 	}
+	if loss, err = c.loss(osd); err != nil || !do {
+		return loss, err
+	}
+	return loss, revive(ctx, m, pg, osd)
+}
+
+// loss is what may be lost when the PG goes on with the copy of an OSD; an error: it has none.
+func (c *PGCopies) loss(osd wire.OSDID) (string, error) {
 	i := slices.IndexFunc(c.Copies, func(x PGCopy) bool { return x.OSD == osd })
 	if i < 0 {
-		return "", fmt.Errorf("osd.%d has nothing of pg %s:\n%s", osd, pg, c.Text())
+		return "", fmt.Errorf("osd.%d has nothing of pg %s:\n%s", osd, c.PG, c.Text())
 	}
 	x := c.Copies[i]
-	loss = fmt.Sprintf("pg %s will go on with what osd.%d has: %d objects, the last change of its log is %s. What was written after it had left the PG is lost, if anything was", pg, osd, x.Objects, x.Last)
+	loss := fmt.Sprintf("pg %s will go on with what osd.%d has: %d objects, the last change of its log is %s. What was written after it had left the PG is lost, if anything was", c.PG, osd, x.Objects, x.Last)
 	if !x.Whole {
 		loss += "; it was being filled when its source was lost: OBJECTS THAT IT LACKS WILL BE GONE"
 	}
@@ -159,22 +165,66 @@ func (e *Env) Revive(ctx context.Context, pg string, osd wire.OSDID, do bool) (l
 	if len(c.Silent) > 0 {
 		loss += "; " + strings.Join(c.Silent, "; ")
 	}
-	if !do {
-		return loss, nil
-	}
-	args, err := json.Marshal([]string{"pg", "revive", pg, fmt.Sprintf("osd.%d", osd)})
-	if err != nil {
-		return "", err
-	}
-	r, err := m.Call(ctx, &wire.MonCommand{Args: args})
-	if err != nil {
-		return "", err
-	}
-	if a, ok := r.(*wire.MonCommandReply); !ok || a.Errno != 0 {
-		if !ok {
-			return "", fmt.Errorf("the monitors answer %v", r.WireType())
-		}
-		return "", errors.New(a.Text)
-	}
 	return loss, nil
+}
+
+// without says why a PG is not to go on with the copy of an OSD when all are meant that this one is
+// best for; empty: it is.
+func (c *PGCopies) without(osd wire.OSDID) string {
+	i := slices.IndexFunc(c.Copies, func(x PGCopy) bool { return x.OSD == osd })
+	switch {
+	case len(c.Copies) == 0:
+		return "no OSD that is up has anything of it: `capstan pg give-up` goes on with nothing"
+	case i < 0:
+		return fmt.Sprintf("osd.%d has nothing of it, osd.%d has", osd, c.Copies[0].OSD)
+	case !c.Copies[i].Whole:
+		return fmt.Sprintf("osd.%d has a part of a copy: `capstan pg revive %s osd.%d` says what that means", osd, c.PG, osd)
+	case c.Copies[0].last != c.Copies[i].last:
+		return fmt.Sprintf("osd.%d has a better copy", c.Copies[0].OSD)
+	}
+	return ""
+}
+
+// Revived is a lost PG that goes on with an OSD's copy, or would, or why it does not.
+type Revived struct {
+	PG   string `json:"pg"`
+	Loss string `json:"may_lose,omitempty"`
+	Left string `json:"left_out,omitempty"`
+}
+
+// ReviveAll is Revive for every lost PG of which the OSD has a whole copy and nobody a newer one.
+// With an error it says how far it came.
+func (e *Env) ReviveAll(ctx context.Context, osd wire.OSDID, do bool) ([]Revived, error) {
+	self := instance(wire.KindTool, 0)
+	m, err := e.dialMons(ctx, self)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	om, out := m.OSDMap(), []Revived{}
+	for _, id := range om.PGIDs() {
+		if slices.ContainsFunc(om.PGs[id].InSync, func(mb clustermap.Member) bool { return !om.StoreGone(mb) }) {
+			continue
+		}
+		c, err := e.copies(ctx, m, self, id.String())
+		if err != nil {
+			return out, err
+		}
+		r := Revived{PG: c.PG, Left: c.without(osd)}
+		if r.Left == "" {
+			if r.Loss, err = c.loss(osd); err == nil && do {
+				err = revive(ctx, m, c.PG, osd)
+			}
+			if err != nil {
+				return out, fmt.Errorf("pg %s: %w", c.PG, err)
+			}
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func revive(ctx context.Context, m *monc.Client, pg string, osd wire.OSDID) error {
+	_, err := monCommand(ctx, m, "pg", "revive", pg, fmt.Sprintf("osd.%d", osd))
+	return err
 }
