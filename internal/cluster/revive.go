@@ -173,6 +173,8 @@ func (c *PGCopies) loss(osd wire.OSDID) (string, error) {
 func (c *PGCopies) without(osd wire.OSDID) string {
 	i := slices.IndexFunc(c.Copies, func(x PGCopy) bool { return x.OSD == osd })
 	switch {
+	case len(c.Copies) == 0 && len(c.Silent) > 0:
+		return "no OSD that is up has anything of it; " + strings.Join(c.Silent, "; ")
 	case len(c.Copies) == 0:
 		return "no OSD that is up has anything of it: `capstan pg give-up` goes on with nothing"
 	case i < 0:
