@@ -43,6 +43,7 @@ const (
 	FaultFilledLacks                         // a learner that was filled acknowledges what its damaged copy cannot take
 	FaultFilledAhead                         // a learner counts as filled while copies contain what its log lacks
 	FaultOmapForgotten                       // a copy of an omap leaves out what cannot be read, without a word
+	FaultFetchTorn                           // of stores: bytes that come later are those that the object has then
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.

@@ -24,6 +24,7 @@ type plan struct {
 	readers   bool    // some clients read with old maps, others write with new ones
 	anyRead   float64 // of reads: asked of any member
 	rotAll    float64 // of what rots: does so on every OSD
+	fetched   float64 // of reads: their bytes come later, from a disk that takes its time
 	faultTime int64
 	set       mon.Settings
 
@@ -154,6 +155,18 @@ var classes = []class{
 		w.only(bHalf, bFreeze, bIsolate, bCut, bCrash, bFence)
 		w.weight[bHalf] += 5
 		w.weight[bIsolate] += 8
+	}},
+	// Reads whose bytes come later than they were allowed: behind writes, cuts, splits, other
+	// primaries and rot.
+	{"fetched", func(w *World) {
+		w.osds, w.objects, w.nclients, w.rest = 3+w.rng.IntN(2), 4, 5, 300*ms
+		w.mix = [5]int{7, 6, 3, 1, 1}
+		w.pace, w.calm, w.anyRead = 60*ms, second, 0.5
+		w.set.OSDSilence, w.set.DropGrace = 500*ms, 50*ms
+		w.fetched = []float64{0.3, 0.8}[w.rng.IntN(2)]
+		w.only(bGrow, bRot, bHalf, bFreeze, bCrash, bSuspect, bMove, bFence)
+		w.weight[bRot] += 5
+		w.awayMin, w.awayMax = 100*ms, 2*second
 	}},
 	// I5, I6: clients that do not get their answers, and clients that are fenced.
 	{"fence", func(w *World) {

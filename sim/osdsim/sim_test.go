@@ -97,6 +97,7 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"a filled learner acknowledges what it lacks", osd.FaultFilledLacks, 0, 169, "rot"},
 		{"filled with objects that are ahead of the log", osd.FaultFilledAhead, 0, 40338, "split"},
 		{"unreadable pairs left out of a copy", osd.FaultOmapForgotten, 0, 2, "rot"},
+		{"bytes fetched when others are there", osd.FaultFetchTorn, 0, 1, "fetched"},
 		{"unfinished copy filled by log", osd.FaultLogOfUnfilled, 0, 1, "small"},
 		{"divergent tail not cut by log", osd.FaultLogNoCut, 0, 184, "return"},
 		{"dedup lost in copy", osd.FaultNoDedupCopy, 0, 406, "fence"},
@@ -156,10 +157,12 @@ func (r *Result) add(o *Result) {
 	r.Unjudged += o.Unjudged
 	r.ByLog += o.ByLog
 	r.MemberReads += o.MemberReads
+	r.Fetched += o.Fetched
+	r.FetchedBad += o.FetchedBad
 	r.Virtual += o.Virtual
 }
 
 func (r *Result) String() string {
-	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d revived, %d objects rotted (%d pairs of omaps, %d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d histories without a verdict",
-		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Revived, r.Rot, r.RotPairs, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Unjudged)
+	return fmt.Sprintf("%3d runs of %4.1f s: %5d operations, %4d epochs, %3d lives, %3d cuts (%d with a crash), %d PGs lost with a disk, %d revived, %d objects rotted (%d pairs of omaps, %d for good), %d answers of EIO, %d filled by log, %d PGs from splits, %d reads by members, %d fetched later (%d were bad), %d histories without a verdict",
+		r.Runs, float64(r.Virtual)/1e9/float64(r.Runs), r.Ops, r.Changes, r.Lives, r.Cuts, r.CutCrashes, r.Lost, r.Revived, r.Rot, r.RotPairs, r.Gone, r.EIO, r.ByLog, r.Splits, r.MemberReads, r.Fetched, r.FetchedBad, r.Unjudged)
 }

@@ -30,6 +30,7 @@ type Result struct {
 	Rot, Healed, EIO, ByLog   int
 	RotPairs                  int // of omaps
 	MemberReads               int // answered by members that are not the primary
+	Fetched, FetchedBad       int // reads whose bytes came later; were rotten then
 	Gone, Revived, Splits     int
 	Unjudged                  int // objects whose history was too long for the search (linear.go)
 	Virtual                   int64
@@ -300,6 +301,9 @@ func (n *node) start() {
 	w.nonce++
 	n.inst = wire.Instance{Kind: wire.KindOSD, Num: uint32(n.id), Nonce: w.nonce << 32}
 	life := n.life
+	if w.fetched > 0 {
+		n.store.SetSlow(func() bool { return w.dice(w.fetched) }, w.opt.Faults&osd.FaultFetchTorn != 0)
+	}
 	n.core = osd.New(osd.Config{ID: n.id, Instance: n.inst, LogKeep: 8 + w.rng.IntN(40), Faults: w.opt.Faults,
 		StrayNs: 12 * second, RecoveryBytes: []int64{0, 64 << 10, 1 << 20}[w.rng.IntN(3)],
 		Logged: w.logged, Committed: w.committed,
@@ -479,6 +483,9 @@ func (n *node) step(ev *osd.Event) {
 			w.replied(n, c, tid, r.Msg)
 		}
 	}
+	for i := range e.Fetches {
+		n.fetch(e.Fetches[i])
+	}
 	for _, b := range e.Free { // whoever still refers to it will say nonsense
 		for i := range b {
 			b[i] = 0xee
@@ -494,6 +501,42 @@ func (n *node) step(ev *osd.Event) {
 		w.carry(int(n.id), -1, func() { w.sendMap(n) })
 	}
 	n.core.Done()
+}
+
+// fetch is a disk that takes its time, now and then a long one: f's bytes come when much has
+// happened in between.
+func (n *node) fetch(f osd.Fetch) {
+	w, life := n.w, n.life
+	late := w.between(ms/5, 20*ms)
+	if w.dice(0.1) {
+		late = w.between(20*ms, second)
+	}
+	w.res.Fetched++
+	w.after(late, func() {
+		if n.life != life {
+			return
+		}
+		n.do(func() {
+			if n.life != life || n.core == nil {
+				return
+			}
+			ev := osd.Event{Kind: osd.EvFetched, Seq: f.ID}
+			for _, l := range f.Read {
+				if ev.Bad {
+					l.Drop()
+					continue
+				}
+				b, crc, err := l.Fetch(nil)
+				if err != nil {
+					ev.Bad = true
+					w.res.FetchedBad++
+					continue
+				}
+				ev.Got, ev.CRC = append(ev.Got, b), crc
+			}
+			n.step(&ev)
+		})
+	})
 }
 
 // propose sends a compare-and-set on its way, which may be a long one.
