@@ -53,40 +53,44 @@ func (c *Client) read(k *Caller, f *File, off uint64, n int, page bool) ([]byte,
 			}
 		}()
 	}
-	exact := c.mayAttr(in, wire.MaskFile) != NoRight
-	size := in.attr.Size
-	if exact {
-		if off >= size {
+	for {
+		exact := c.mayAttr(in, wire.MaskFile) != NoRight
+		size := in.attr.Size
+		if exact {
+			if off >= size {
+				return nil, nil
+			}
+			n = int(min(uint64(n), size-off))
+		}
+		out, end, err := c.fill(k, in, off, uint64(n), exact)
+		if err != nil || exact {
+			return out, err
+		}
+		// Somebody else may have made the file longer than we know: bytes that are there count,
+		// and before a direct read says that the file ends, the rank is asked.
+		end = max(end, size)
+		if !page && end < off+uint64(n) {
+			if counted {
+				in.nrd--
+				in.changed.wake()
+			}
+			err := c.fetch(k, in, wire.MaskFile)
+			if counted {
+				in.nrd++
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		if end < min(in.attr.Size, off+uint64(n)) {
+			// It has grown since the bytes were read: those there now are not the zeros of then.
+			continue
+		}
+		if end <= off {
 			return nil, nil
 		}
-		n = int(min(uint64(n), size-off))
+		return out[:min(uint64(n), end-off)], nil
 	}
-	out, end, err := c.fill(k, in, off, uint64(n), exact)
-	if err != nil || exact {
-		return out, err
-	}
-	// Somebody else may have made the file longer than we know: bytes that are there count,
-	// and before a direct read says that the file ends, the rank is asked.
-	size = in.attr.Size
-	if !page && max(end, size) < off+uint64(n) {
-		if counted {
-			in.nrd--
-			in.changed.wake()
-		}
-		err := c.fetch(k, in, wire.MaskFile)
-		if counted {
-			in.nrd++
-		}
-		if err != nil {
-			return nil, err
-		}
-		size = in.attr.Size
-	}
-	end = max(end, size)
-	if end <= off {
-		return nil, nil
-	}
-	return out[:min(uint64(n), end-off)], nil
 }
 
 // fill returns n bytes at off: what is buffered, from the store what is not, and zeros where
