@@ -301,13 +301,9 @@ func (r *Rank) wantBack(q *request, dn *dentry) errno {
 	if q.kept != ok {
 		return q.kept
 	}
-	m := r.moves[dn.ino]
-	switch {
-	case m == nil:
-		r.logf(LogError, "%v leads to a directory of another rank, and nobody knows of which", dn)
-		return eIO
-	case m.State == movePending:
-		return r.undecided(q, m)
+	m, e := r.moveOf(q, dn)
+	if e != ok {
+		return e
 	}
 	if len(m.waiters) == 0 {
 		r.tellPeer(m.Rank, 0, &wire.GiveBack{Ino: dn.ino})

@@ -151,3 +151,16 @@ func (r *Rank) mustHoldMoves() {
 		}
 	}
 }
+
+// moveOf is the line of the directory that dn, a far name, leads to, decided; q waits until it is.
+func (r *Rank) moveOf(q *request, dn *dentry) (*move, errno) {
+	m := r.moves[dn.ino]
+	switch {
+	case m == nil:
+		r.logf(LogError, "%v leads to a directory of another rank, and nobody knows of which", dn)
+		return nil, eIO
+	case m.State == movePending:
+		return nil, r.undecided(q, m)
+	}
+	return m, ok
+}

@@ -59,13 +59,9 @@ var opLookup = opDesc{
 
 // planFar finds whose the directory is that a far name leads to.
 func (r *Rank) planFar(q *request, dn *dentry) errno {
-	m := r.moves[dn.ino]
-	switch {
-	case m == nil:
-		r.logf(LogError, "%v leads to a directory of another rank, and nobody knows of which", dn)
-		return eIO
-	case m.State == movePending:
-		return r.undecided(q, m)
+	m, e := r.moveOf(q, dn)
+	if e != ok {
+		return e
 	}
 	q.far = &wire.Far{Ino: dn.ino, Rank: m.Rank}
 	return ok
