@@ -68,6 +68,8 @@ func demo(cmd *cobra.Command, dir, mnt string, over *conf.Overrides) error {
 			fmt.Fprintf(cmd.OutOrStdout(), "\n%s was unmounted, stopping …\n", mnt)
 		case failed = <-l.Failed():
 		}
+	} else if ctx.Err() == nil {
+		err = fmt.Errorf("%w\n%s says why; if it names an unknown record version, the directory is of another capstan: give --dir, or remove %s", err, filepath.Join(dir, "demo.log"), dir)
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
