@@ -40,6 +40,14 @@ func (d *dirState) sweep(name string, e *dentry) {
 	}
 }
 
+// unlease ends what a lease says of a name.
+func (d *dirState) unlease(name string) {
+	if e := d.names[name]; e != nil {
+		e.lease = 0
+		d.sweep(name, e)
+	}
+}
+
 const maxNames = 200_000 // of one directory; beyond it those not covered are dropped
 
 // learn notes what a reply said of a name, if something covers it.

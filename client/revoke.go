@@ -199,10 +199,7 @@ func (c *Client) onLeaseRevoke(s *session, m *wire.LeaseRevoke) {
 		return
 	}
 	in.dir.told.taken = c.now()
-	if d := in.dir.names[m.Name]; d != nil {
-		d.lease = 0
-		in.dir.sweep(m.Name, d)
-	}
+	in.dir.unlease(m.Name)
 	if t := &in.dir.told; c.namer == nil || t.until[m.Name] == 0 && t.leaving[m.Name] == 0 {
 		s.send(0, ack)
 		return
@@ -212,6 +209,9 @@ func (c *Client) onLeaseRevoke(s *session, m *wire.LeaseRevoke) {
 	go func() {
 		c.mu.Lock()
 		c.expire(in, func(name string) bool { return name == m.Name })
+		// A REVOKE of Fs that came meanwhile kept the name under this very lease (keepNames): the rank
+		// gives no other before it has the ack.
+		in.dir.unlease(m.Name)
 		c.unref(in)
 		if gen == s.linkGen { // another rank has not asked
 			s.send(0, ack)
