@@ -45,7 +45,7 @@ func (p *pg) adopt(cfg clustermap.PGConfig) {
 	p.cfg, p.interval, p.adoptedAt = cfg, cfg.Interval, o.now
 	p.reads = readLease{used: p.reads.used}
 	p.active, p.pending, p.stage, p.confirm, p.reconciled, p.gap = false, nil, nil, false, false, false
-	p.peers, p.ackDue, p.ackSent, p.proposedAt, p.fixAt = nil, false, 0, o.now, 0
+	p.peers, p.ackDue, p.ackSent, p.proposedAt, p.fix = nil, false, 0, o.now, fixing{}
 
 	// Ops not yet logged die with the interval; their owners send them again.
 	p.waitActive, p.waitMin, p.parked = nil, nil, nil

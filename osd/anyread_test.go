@@ -24,13 +24,36 @@ func (w *trio) ask(id int, epoch wire.Epoch) (string, bool) {
 	return "", false
 }
 
-// begin starts a write and lets nothing but messages pass.
-func (w *trio) begin(data string) wire.Tid {
-	w.tid++
-	w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: w.tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
-		Msg:  &wire.OSDOp{Epoch: 1, Oldest: w.tid, PG: testPG, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjWriteFull, DataLen: uint32(len(data)), Data: []byte(data)}}},
-		Data: []byte(data)})
-	return w.tid
+// begin starts a write of o.
+func (w *trio) begin(pg wire.PGID, epoch wire.Epoch, data string) wire.Tid {
+	return w.send(pg, epoch, "o", wire.ObjOp{Kind: wire.ObjWriteFull, Data: []byte(data)})
+}
+
+// staleness lets 4 s pass after a write of o was begun, while osd.2, which hears of nothing, is asked
+// for it all the time: with fault f it must show the old bytes after the write was answered, without
+// it never.
+func (w *trio) staleness(f Fault, tid wire.Tid) {
+	w.t.Helper()
+	stale, waited := 0, 0
+	for range 40 {
+		w.run(1)
+		_, answered := w.replies[tid]
+		if !answered {
+			waited++
+		}
+		if got, ok := w.ask(2, 1); ok && answered && got == "old" {
+			stale++
+		}
+	}
+	if r, ok := w.replies[tid]; !ok || r.Msg.Status != wire.OSDDone || r.Msg.Errno != 0 {
+		w.t.Fatalf("the write: %v %+v; %+v", ok, r.Msg, w.osds[0].Query(w.now))
+	}
+	if f == 0 && (stale > 0 || waited == 0) {
+		w.t.Errorf("after %d ticks: %d stale reads", waited, stale)
+	}
+	if f != 0 && stale == 0 {
+		w.t.Error("without the wait no stale read was seen: this test sees nothing")
+	}
 }
 
 // leased brings osd.id to where it answers reads of o, which is "old".
@@ -61,27 +84,7 @@ func TestWhatWasLentToADroppedMemberIsWaitedFor(t *testing.T) {
 		w.leased(2)
 		w.lose = func(to wire.OSDID, _ wire.Message) bool { return to == 2 } // nor do its own words matter
 		w.away(2)
-		tid := w.begin("new")
-		stale, waited := 0, 0
-		for range 40 {
-			w.run(1)
-			_, answered := w.replies[tid]
-			if !answered {
-				waited++
-			}
-			if got, ok := w.ask(2, 1); ok && answered && got == "old" {
-				stale++
-			}
-		}
-		if _, ok := w.replies[tid]; !ok {
-			t.Fatalf("the write is never answered: %+v", w.osds[0].Query(w.now))
-		}
-		if f == 0 && (stale > 0 || waited == 0) {
-			t.Errorf("after %d ticks: %d stale reads", waited, stale)
-		}
-		if f != 0 && stale == 0 {
-			t.Error("without the wait no stale read was seen: this test sees nothing")
-		}
+		w.staleness(f, w.begin(testPG, 1, "new"))
 	}
 }
 
@@ -90,7 +93,7 @@ func TestAMemberDoesNotShowWhatIsNotCommitted(t *testing.T) {
 	w := newTrio(t)
 	w.leased(1)
 	w.lose = func(to wire.OSDID, m wire.Message) bool { _, ack := m.(*wire.ReplAck); return ack }
-	tid := w.begin("new")
+	tid := w.begin(testPG, 1, "new")
 	w.run(5)
 	if _, ok := w.replies[tid]; ok {
 		t.Fatal("answered without an ack")
@@ -215,30 +218,7 @@ func TestAPartWaitsForWhatWasLentBeforeTheSplit(t *testing.T) {
 			w.osds[1].Step(&Event{Kind: EvMap, Now: w.now, Map: m})
 		}
 		w.run(3)
-		w.tid++
-		tid := w.tid
-		w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
-			Msg: &wire.OSDOp{Epoch: 3, Oldest: tid, PG: part, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjWriteFull, DataLen: 3}}}, Data: []byte("new")})
-		stale, waited := 0, 0
-		for range 40 {
-			w.run(1)
-			_, answered := w.replies[tid]
-			if !answered {
-				waited++
-			}
-			if got, ok := w.ask(2, 1); ok && answered && got == "old" {
-				stale++
-			}
-		}
-		if r, ok := w.replies[tid]; !ok || r.Msg.Status != wire.OSDDone || r.Msg.Errno != 0 {
-			t.Fatalf("the write: %v %+v", ok, r.Msg)
-		}
-		if f == 0 && (stale > 0 || waited == 0) {
-			t.Errorf("after %d ticks: %d stale reads", waited, stale)
-		}
-		if f != 0 && stale == 0 {
-			t.Error("without the wait no stale read was seen: this test sees nothing")
-		}
+		w.staleness(f, w.begin(part, 3, "new"))
 	}
 }
 

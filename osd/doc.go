@@ -15,5 +15,5 @@
 // S has durably and said so in the present interval.
 //
 // Start at osd.go (events and dispatch), then pg.go (what a PG is), adopt.go (a new interval),
-// op.go, recon.go, learn.go, lease.go, dedup.go, exec.go, split.go.
+// op.go, recon.go, fix.go, learn.go, lease.go, dedup.go, exec.go, split.go.
 package osd

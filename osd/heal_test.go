@@ -44,38 +44,6 @@ func TestPartialWriteOverDamageIsHealedFirst(t *testing.T) {
 	}
 }
 
-// While a member's fix is lost on its way nothing is acknowledged: the bytes are not there.
-func TestAMemberDoesNotAcknowledgeGarbage(t *testing.T) {
-	for _, f := range []Fault{0, FaultAckDamaged} {
-		w := newTrio(t)
-		w.osds[1].cfg.Faults = f
-		w.put("o", "hello")
-		w.stores[1].Damage(testPG, "o")
-		w.lose = func(to wire.OSDID, m wire.Message) bool { _, fix := m.(*wire.ReconFix); return fix }
-		w.tid++
-		tid := w.tid
-		w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
-			Msg: &wire.OSDOp{Epoch: 1, Oldest: tid, PG: testPG, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjAppend, DataLen: 1, Data: []byte("!")}}}, Data: []byte("!")})
-		w.run(20)
-		_, answered := w.replies[tid]
-		if f != 0 {
-			if !answered {
-				t.Error("the seeded fault has no effect: this test would not see it")
-			}
-			continue
-		}
-		if answered {
-			t.Fatal("answered while osd.1 has bytes that nobody can read")
-		}
-		w.lose = nil
-		w.run(20)
-		if _, answered = w.replies[tid]; !answered {
-			t.Fatalf("not answered: %+v", w.osds[0].Query(w.now))
-		}
-		w.all("o", "hello!")
-	}
-}
-
 // Where nobody has the old bytes a write that builds on them is refused, and one that does not
 // is taken.
 func TestPartialWriteOverLostBytes(t *testing.T) {
@@ -145,52 +113,5 @@ func TestLearnersAndDamage(t *testing.T) {
 	}
 	if got := w.at(2, "kept"); got != "world" {
 		t.Errorf("osd.2 has %q", got)
-	}
-}
-
-// A learner that was filled and proposed meets bad bytes of its own copy under the next write. It
-// may be a member by now (R9): it acknowledges nothing before it has been mended, as a member would.
-func TestAProposedLearnerDoesNotAcknowledgeGarbage(t *testing.T) {
-	for _, f := range []Fault{0, FaultFilledLacks} {
-		w := newTrio(t)
-		w.osds[2].cfg.Faults = f
-		w.put("o", "hello")
-		w.learning(2)
-		w.run(30)
-		if w.osds[0].pgs[testPG].pending == nil {
-			t.Fatalf("osd.2 is not about to be added: %+v", w.osds[2].Query(w.now))
-		}
-		w.stores[2].Damage(testPG, "o")
-		w.lose = func(to wire.OSDID, m wire.Message) bool { _, fix := m.(*wire.ReconFix); return fix }
-		w.tid++
-		tid := w.tid
-		w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
-			Msg: &wire.OSDOp{Epoch: 1, Oldest: tid, PG: testPG, Object: "o", Ops: []wire.ObjOp{{Kind: wire.ObjAppend, DataLen: 1, Data: []byte("!")}}}, Data: []byte("!")})
-		w.run(20)
-		_, answered := w.replies[tid]
-		if f != 0 {
-			if !answered {
-				t.Error("the seeded fault has no effect: this test would not see it")
-			}
-			continue
-		}
-		if answered {
-			t.Fatal("answered while osd.2, which counts, has bytes that nobody can read")
-		}
-		w.lose = nil
-		w.run(20)
-		if _, answered = w.replies[tid]; !answered {
-			t.Fatalf("not answered: %+v", w.osds[0].Query(w.now))
-		}
-		w.all("o", "hello!")
-		m := testMap(3, 3, 0, 0, 1, 2) // and then it is one
-		for _, o := range w.osds {
-			o.Step(&Event{Kind: EvMap, Now: w.now, Map: m})
-		}
-		w.run(40)
-		if errno := w.write("o", 0, "H"); errno != 0 {
-			t.Fatalf("errno %d", errno)
-		}
-		w.all("o", "Hello!")
 	}
 }

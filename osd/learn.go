@@ -269,6 +269,21 @@ func (l *learner) lack(h *wire.LogEntry, t *Txn) {
 	}
 }
 
+// uncount: a learner that was filled met damage under an entry, and the primary says that it does not count
+// its acknowledgements. So it does what a learner does: it lacks the object, goes on and copies it.
+func (l *learner) uncount(p *pg) {
+	for _, n := range p.fix.names {
+		l.missing[n] = p.fix.first
+	}
+	p.fix, p.stage = fixing{}, nil
+	l.complete = false
+	if l.state == learnFilled { // a restart must not take it for filled
+		l.state = learnGoing
+		p.submit(&Txn{Meta: []wire.KV{l.kv()}})
+	}
+	l.next(p)
+}
+
 // next asks for the next thing: missing objects of the ranges behind the cursor, or the next range.
 func (l *learner) next(p *pg) {
 	if !l.started || p.cfg.Primary == wire.NoOSD {

@@ -44,6 +44,7 @@ const (
 	FaultFilledAhead                         // a learner counts as filled while copies contain what its log lacks
 	FaultOmapForgotten                       // a copy of an omap leaves out what cannot be read, without a word
 	FaultFetchTorn                           // of stores: bytes that come later are those that the object has then
+	FaultPendingLacks                        // a learner that is proposed is told that it does not count
 )
 
 // Config of a core. Durations are nanoseconds; zero takes the default.

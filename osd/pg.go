@@ -111,11 +111,9 @@ type pg struct {
 	confirm bool // a Recon waits for durability
 	// reconciled: equal to the primary once in this interval; a late ReconFix must not cut again.
 	reconciled bool
-	// fixAt: when this member last asked for what an entry needs that its own damaged copy cannot
-	// take; 0: it owes nothing.
-	fixAt int64
-	gone  bool // nothing of it is left in the store
-	learn learner
+	fix        fixing
+	gone       bool // nothing of it is left in the store
+	learn      learner
 }
 
 // object is a primary's state of an object with uncommitted entries or waiting ops.

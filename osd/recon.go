@@ -13,11 +13,52 @@ const reconPartBytes = 8 << 20
 // stage collects the parts of a ReconFix: nothing of it touches the store before all are here.
 type stage struct {
 	common  wire.Version
+	upto    wire.Version // of a fix
 	parts   []bool
 	missing int
 	entries [][]byte
+	tail    [][]wire.ReplEntry // of a fix, by part
 	objs    []wire.ObjCopy
 	done    bool
+}
+
+func newStage(m *wire.ReconFix) *stage {
+	if m.Parts == 0 || m.Parts > 1<<16 {
+		return nil
+	}
+	return &stage{common: m.Common, upto: m.Upto, parts: make([]bool, m.Parts), tail: make([][]wire.ReplEntry, m.Parts), missing: int(m.Parts)}
+}
+
+// take adds a part, and reports whether it was the last one.
+func (s *stage) take(m *wire.ReconFix, data []byte) bool {
+	if s.done || len(s.parts) != int(m.Parts) || m.Part >= m.Parts || s.parts[m.Part] {
+		return false
+	}
+	for i := range m.Objects {
+		c := &m.Objects[i]
+		n := c.DataLen()
+		if n > uint64(len(data)) {
+			return false
+		}
+		c.Data, data = data[:n:n], data[n:]
+	}
+	for i := range m.Tail {
+		n := uint64(0)
+		for k := range m.Tail[i].Muts {
+			n += uint64(m.Tail[i].Muts[k].DataLen)
+		}
+		if n > uint64(len(data)) || wire.CutOpData(m.Tail[i].Muts, data[:n:n]) != nil {
+			return false
+		}
+		data = data[n:]
+	}
+	s.parts[m.Part], s.tail[m.Part] = true, m.Tail
+	s.missing--
+	s.objs = append(s.objs, m.Objects...)
+	if m.Part == 0 {
+		s.entries = m.Entries
+	}
+	return s.missing == 0
 }
 
 func (p *pg) askRecon(q *peer) {
@@ -62,8 +103,15 @@ func (p *pg) onRecon(from wire.OSDID, inst wire.Instance, m *wire.Recon) {
 func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	o := p.o
 	q := p.peer(from)
-	if q == nil || q.learner && !q.confirmed || q.confirmed != p.active || len(m.Objects) != len(m.Versions) {
-		return // when active: a member asks for a fix, or a learner that was filled
+	if q == nil || q.confirmed != p.active || len(m.Objects) != len(m.Versions) {
+		return
+	}
+	if p.active {
+		p.onFixReq(q, m)
+		return
+	}
+	if q.learner {
+		return
 	}
 	common, k := m.Committed, 0
 	for k = len(m.Versions); k > 0; k-- {
@@ -71,9 +119,6 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 			common = m.Versions[k-1]
 			break
 		}
-	}
-	if !p.has(common) && q.learner {
-		return
 	}
 	if !p.has(common) {
 		p.propose(without(p.cfg.InSync, q.m), p.cfg.Learners, "osd.%d's log (committed %v) does not join this one's (%v to %v]", from, m.Committed, p.tail, p.last)
@@ -101,12 +146,9 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 	size := uint64(0)
 	for _, n := range names {
 		c, err := p.copyOf(n)
-		switch whole := err == nil && !c.Damaged(); {
-		case !whole && !q.learner:
-			p.unfit(q, n)
+		if err != nil || c.Damaged() {
+			p.stepAside(n)
 			return
-		case !whole && (p.busy(n) || p.heal(n) || err != nil):
-			return // it asks again
 		}
 		last := parts[len(parts)-1]
 		if size > 0 && size+c.DataLen() > reconPartBytes {
@@ -118,9 +160,11 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 		last.Objects = append(last.Objects, c)
 	}
 	q.sentAt = o.now + 4*o.cfg.ResendNs
-	if !p.active { // else its time to acknowledge runs on: who cannot be mended is dropped
-		q.since = o.now
-	}
+	q.since = o.now
+	p.sendParts(from, parts)
+}
+
+func (p *pg) sendParts(to wire.OSDID, parts []*wire.ReconFix) {
 	for _, f := range parts {
 		f.Parts = uint32(len(parts))
 		var data [][]byte
@@ -129,23 +173,22 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 				data = append(data, f.Objects[i].Data)
 			}
 		}
-		o.send(from, f, data...)
+		for i := range f.Tail {
+			for k := range f.Tail[i].Muts {
+				if d := f.Tail[i].Muts[k].Data; len(d) > 0 {
+					data = append(data, d)
+				}
+			}
+		}
+		p.o.send(to, f, data...)
 	}
 }
 
-// unfit: a member lacks entries of an object that cannot be read here. A damaged copy must not
+// stepAside: a member lacks entries of an object that cannot be read here. A damaged copy must not
 // replace the member's: these entries were never committed, for the member is in S and lacks
 // them, and what was is whole there. So this OSD steps aside for a primary whose log ends
-// earlier, and is filled from it. When active the entry waits, and who waits is dropped in time.
-func (p *pg) unfit(q *peer, name string) {
-	if p.active {
-		if q.unfitAt == 0 {
-			q.unfitAt = p.o.now
-		} else if p.o.now-q.unfitAt > p.o.cfg.GraceNs && p.o.now-p.proposedAt > 1e9 {
-			p.propose(without(p.cfg.InSync, q.m), p.cfg.Learners, "osd.%d needs a good copy of %q, and osd.%d has none", q.m.ID, name, p.o.cfg.ID)
-		}
-		return
-	}
+// earlier, and is filled from it.
+func (p *pg) stepAside(name string) {
 	if p.o.now-p.proposedAt >= p.o.cfg.ResendNs {
 		p.propose(slices.DeleteFunc(slices.Clone(p.cfg.InSync), p.o.isMember), p.cfg.Learners, "osd.%d's copy of %q is damaged, and a member needs it", p.o.cfg.ID, name)
 	}
@@ -155,41 +198,24 @@ func (p *pg) unfit(q *peer, name string) {
 // until then the old, self-consistent state stays, for the next interval may make this member
 // the primary.
 func (p *pg) onReconFix(m *wire.ReconFix, data []byte) {
-	if p.reconciled && (p.fixAt == 0 || m.Common != p.last) {
+	if m.Mends {
+		p.onFix(m, data)
+		return
+	}
+	if p.reconciled || p.role != roleMember {
 		return // late: nothing is cut twice
-	}
-	if p.role == roleLearner && (p.fixAt == 0 || m.Common != p.last) {
-		return
-	}
-	if p.role != roleMember && p.role != roleLearner || m.Parts == 0 || m.Parts > 1<<16 || m.Part >= m.Parts {
-		return
 	}
 	s := p.stage
 	if s == nil || s.common != m.Common || len(s.parts) != int(m.Parts) {
 		if s != nil && s.done {
 			return
 		}
-		s = &stage{common: m.Common, parts: make([]bool, m.Parts), missing: int(m.Parts)}
-		p.stage = s
-	}
-	if s.done || s.parts[m.Part] {
-		return
-	}
-	for i := range m.Objects {
-		c := &m.Objects[i]
-		n := c.DataLen()
-		if n > uint64(len(data)) {
+		if s = newStage(m); s == nil {
 			return
 		}
-		c.Data, data = data[:n:n], data[n:]
+		p.stage = s
 	}
-	s.parts[m.Part] = true
-	s.missing--
-	s.objs = append(s.objs, m.Objects...)
-	if m.Part == 0 {
-		s.entries = m.Entries
-	}
-	if s.missing == 0 {
+	if s.take(m, data) {
 		p.install(s)
 	}
 }
@@ -228,12 +254,7 @@ func (p *pg) install(s *stage) {
 	}
 	p.submit(t)
 	p.stage = nil
-	if p.fixAt != 0 {
-		p.fixAt, p.ackDue = 0, true
-		p.o.stats.Healed++
-	} else {
-		p.confirm, p.reconciled = true, true
-	}
+	p.confirm, p.reconciled = true, true
 	p.touch()
 }
 

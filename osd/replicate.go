@@ -75,7 +75,7 @@ func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []by
 		return
 	}
 	if p.stage != nil {
-		if p.fixAt == 0 || p.o.now-p.fixAt < 4*p.o.cfg.ResendNs {
+		if p.fix.at == 0 || p.o.now-p.fix.at < 4*p.o.cfg.ResendNs {
 			return
 		}
 		p.stage = nil // a part was lost: ask again
@@ -113,14 +113,15 @@ func (p *pg) onRepl(from wire.OSDID, inst wire.Instance, m *wire.Repl, data []by
 		ot, changes := ObjTxn{}, false
 		if p.role == roleMember {
 			if ot, changes = e.objTxn(); changes && p.o.store.Damaged(p.id, &ot) && !p.o.fault(FaultAckDamaged) {
-				p.askFix(from)
+				p.askFix(h)
 				break
 			}
 		}
 		if p.role == roleLearner && p.learn.spoilt(p, e, &t) {
-			p.askFix(from)
+			p.askFix(h)
 			break
 		}
+		p.fix = fixing{} // if it had asked: the copy was mended meanwhile
 		p.appendEntry(e)
 		t.Append = append(t.Append, LogRec{h.Version, e.rec})
 		if changes {
@@ -192,18 +193,4 @@ func (p *pg) onAck(from wire.OSDID, m *wire.ReplAck) {
 	p.advance()
 	p.cause = wire.NoOSD
 	p.considerAddition(q)
-}
-
-// askFix (member, and a learner that was filled): an entry builds on bytes of this copy that are damaged. It is not
-// acknowledged on garbage: the primary is asked for what a reconciliation brings, the entries
-// from here on with whole copies of what they touch, in one transaction.
-func (p *pg) askFix(primary wire.OSDID) {
-	if p.fixAt != 0 && p.o.now-p.fixAt < p.o.cfg.ResendNs {
-		return
-	}
-	if p.fixAt == 0 {
-		p.o.stats.Damaged++
-	}
-	p.fixAt = p.o.now
-	p.o.send(primary, &wire.ReconState{PG: p.id, Interval: p.interval, Committed: p.last})
 }

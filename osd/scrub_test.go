@@ -70,8 +70,8 @@ func (w *trio) run(ticks int) {
 	}
 }
 
-func (w *trio) op(name string, ops ...wire.ObjOp) Reply {
-	w.t.Helper()
+// send hands osd.0 an operation and lets nothing pass.
+func (w *trio) send(pg wire.PGID, epoch wire.Epoch, name string, ops ...wire.ObjOp) wire.Tid {
 	w.tid++
 	var data []byte
 	for i := range ops {
@@ -79,7 +79,13 @@ func (w *trio) op(name string, ops ...wire.ObjOp) Reply {
 		data = append(data, ops[i].Data...)
 	}
 	w.osds[0].Step(&Event{Kind: EvOp, Now: w.now, Conn: 1, Tid: w.tid, From: wire.Instance{Kind: wire.KindClient, Nonce: 1},
-		Msg: &wire.OSDOp{Epoch: 1, Oldest: w.tid, PG: testPG, Object: name, Ops: ops}, Data: data})
+		Msg: &wire.OSDOp{Epoch: epoch, Oldest: w.tid, PG: pg, Object: name, Ops: ops}, Data: data})
+	return w.tid
+}
+
+func (w *trio) op(name string, ops ...wire.ObjOp) Reply {
+	w.t.Helper()
+	w.send(testPG, 1, name, ops...)
 	w.run(40)
 	r, ok := w.replies[w.tid]
 	if !ok {

@@ -108,6 +108,8 @@ func handMade() []example {
 			Entries: []ReplEntry{{Rec: rec, Muts: []ObjOp{{Kind: ObjWrite, Off: 8192, DataLen: 4096}}}}}},
 		{"R8: a cut", &ReconFix{PG: pg, Interval: 5, Common: v(8), Parts: 1, Entries: [][]byte{rec}, Objects: []ObjCopy{
 			{Name: "gone", Absent: true}, {Name: entry.Object, Version: v(5), Size: 8192, Extents: []Extent{{Off: 4096, Len: 4096}}}}}},
+		{"R4: a member's copy has rotted", &ReconState{PG: pg, Interval: 5, Committed: v(8), Damaged: []string{entry.Object}}},
+		{"a fix", &ReconFix{PG: pg, Interval: 5, Common: v(8), Parts: 1, Mends: true, Upto: v(9), Tail: []ReplEntry{{Rec: rec, Muts: []ObjOp{{Kind: ObjWrite, Off: 8192, DataLen: 4096}}}}}},
 		{"create", &Request{Tid: 31, Oldest: 30, Op: OpCreate, Ino: RootIno, Name: "naïve", UID: 1000, GID: 1000, Mode: 0o100644, Umask: 0o22, Want: caps.FileWr}},
 		{"readdir", &Request{Tid: ReadTid | 4, Op: OpReaddir, Ino: RootIno, Cookie: 1<<63 - 1, Max: 1000}},
 		{"created", &Reply{Tid: 31, Early: true, Safe: 29, Target: &file, Lease: &Lease{Dir: RootIno, Name: "naïve", Ino: file.Ino, Seq: 1}}},

@@ -202,6 +202,8 @@ type Recon struct {
 }
 
 // ReconState is the answer of a member whose last differs: its log above what it knows committed.
+// With Damaged it asks for a fix: an entry behind Committed, where its log ends, builds on bytes of
+// its own copies of these objects that it cannot read.
 type ReconState struct {
 	_msgpack  struct{} `msgpack:",as_array"`
 	PG        PGID
@@ -209,10 +211,15 @@ type ReconState struct {
 	Committed Version
 	Versions  []Version // of its entries above Committed, oldest first
 	Objects   []string  // their objects
+	Damaged   []string
 }
 
 // ReconFix brings a member's log to the primary's: cut to Common, take Entries, replace Objects;
-// all parts are staged and installed in one transaction (R8).
+// all parts are staged and installed in one transaction (R8). Mends: the answer to a request with
+// Damaged. It cuts nothing: Tail are the entries behind Common up to Upto, in the order of the
+// parts, each with its transaction unless its object is among Objects; their data lies behind that of
+// the objects. Uncounted, and nothing else: the learner's acknowledgements do not count, it may lack
+// what it cannot take.
 type ReconFix struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	PG       PGID
@@ -222,6 +229,11 @@ type ReconFix struct {
 	Parts    uint32
 	Entries  [][]byte // encoded LogEntry, in part 0 only
 	Objects  []ObjCopy
+
+	Mends     bool
+	Uncounted bool
+	Upto      Version
+	Tail      []ReplEntry
 }
 
 // Extent is a run of bytes of an object.
@@ -621,8 +633,13 @@ func (*LearnReq) WireVersion() byte   { return 2 }
 func (*LearnStart) WireVersion() byte { return 2 }
 func (*PGListed) WireVersion() byte   { return 2 }
 
+// WireVersion: 2 since a replica names what it cannot read.
+func (*ReconState) WireVersion() byte { return 2 }
+
+// WireVersion: 4 since the entries of a fix come with their transactions.
+func (*ReconFix) WireVersion() byte { return 4 }
+
 // WireVersion: 3 since a copy of an object names the keys of its omap that cannot be read.
-func (*ReconFix) WireVersion() byte   { return 3 }
 func (*CopyObj) WireVersion() byte    { return 3 }
 func (*ObjFetched) WireVersion() byte { return 3 }
 func (*ObjMend) WireVersion() byte    { return 3 }

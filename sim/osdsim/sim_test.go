@@ -95,6 +95,7 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"damage written over and acknowledged", osd.FaultAckDamaged, 0, 7, "rot"},
 		{"healed with an older copy", osd.FaultHealStale, 0, 29, "rot"},
 		{"a filled learner acknowledges what it lacks", osd.FaultFilledLacks, 0, 169, "rot"},
+		{"a proposed learner is told that it does not count", osd.FaultPendingLacks, 0, 1, "rot"},
 		{"filled with objects that are ahead of the log", osd.FaultFilledAhead, 0, 40338, "split"},
 		{"unreadable pairs left out of a copy", osd.FaultOmapForgotten, 0, 2, "rot"},
 		{"bytes fetched when others are there", osd.FaultFetchTorn, 0, 1, "fetched"},
