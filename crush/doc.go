@@ -5,10 +5,11 @@
 //	      │        └─ host  └─ osd.1     x = pool and PG number
 //	      └─ rack …
 //
-// Every candidate draws a straw whose length depends on x, the candidate's own id and its
-// weight only (straw2): ln(u)/weight, the longest wins. A step takes the n longest straws of
-// all buckets of its type below where it stands, so a candidate that comes or goes displaces
-// nobody but those it must: the order of the others stays. Everything is integer arithmetic;
+// Every device draws a straw whose length depends on x, the device's own id and its weight only
+// (straw2): ln(u)/weight, the longest wins, and a bucket has the longest of its devices'. A step
+// takes the n longest straws of all buckets of its type below where it stands. So a device that
+// comes, goes or changes its weight moves what it gains or loses, and nothing else, however many
+// stand on its host. Everything is integer arithmetic;
 // the golden test pins the placements down, for a changed one moves all data.
 //
 // Words: device (an OSD with weight and class), bucket (a host, rack, zone or root), domain

@@ -18,6 +18,13 @@ type Placer struct {
 type tree struct {
 	weight map[int32]uint64           // items without weight are not in it
 	below  map[int32]map[Type][]int32 // candidates of a type below a bucket, with weight
+	leaves map[int32][]leaf           // devices below a bucket, and each device below itself
+}
+
+// leaf is a device ready to draw.
+type leaf struct {
+	id     int32
+	weight uint64
 }
 
 // Placer makes m ready. It costs about as much as a thousand placements on a small map.
@@ -38,10 +45,11 @@ func (m *Map) Placer() *Placer {
 }
 
 func (p *Placer) treeOf(class string) *tree {
-	t := &tree{weight: map[int32]uint64{}, below: map[int32]map[Type][]int32{}}
+	t := &tree{weight: map[int32]uint64{}, below: map[int32]map[Type][]int32{}, leaves: map[int32][]leaf{}}
 	for _, d := range p.m.Devices {
 		if (class == "" || d.Class == class) && d.Weight > 0 {
 			t.weight[d.ID] = uint64(d.Weight)
+			t.leaves[d.ID] = []leaf{{d.ID, uint64(d.Weight)}}
 		}
 	}
 	for typ := Host; typ <= Root; typ++ { // children have lower types
@@ -57,6 +65,7 @@ func (p *Placer) treeOf(class string) *tree {
 					continue
 				}
 				t.weight[b.ID] += w
+				t.leaves[b.ID] = append(t.leaves[b.ID], t.leaves[it]...)
 				ct := OSD
 				if c, ok := p.buckets[it]; ok {
 					ct = c.Type
@@ -172,50 +181,60 @@ func (q *query) step(s Step) {
 	}
 }
 
-// straws lets all candidates draw for attempt r and sorts them, longest first.
-func (q *query) straws(candidates []int32, r uint32) []straw {
-	s := make([]straw, 0, len(candidates))
-	for _, it := range candidates {
-		s = append(s, draw(q.x, it, r, q.t.weight[it]))
-	}
-	slices.SortFunc(s, func(a, b straw) int {
-		if a.longer(b) {
-			return -1
+// best lets every device below it draw for attempt r, and returns the longest straw as the
+// candidate's: that of the device which the candidate would give x to. Straws are exponential
+// variables with the devices' weights as rates, so this is as likely to be the longest of all as
+// one drawn with the sum of the weights. But when a device comes, goes or changes its weight only
+// its own straw changes: nothing moves but to it or from it, however many are on its host. fit:
+// only devices that accept x draw. False: there is none.
+func (q *query) best(it int32, r uint32, fit bool) (top straw, ok bool) {
+	for _, d := range q.t.leaves[it] {
+		if s := draw(q.x, d.id, r, d.weight); (!ok || s.longer(top)) && (!fit || accepts(q.x, d.id, q.reweight)) {
+			top, ok = s, true
 		}
-		return 1
-	})
-	return s
+	}
+	top.of = it
+	return top, ok
 }
 
-// firstN takes the n longest straws that have a device to offer.
+// gives reports whether a step puts out devices, which may refuse x.
+func (s *Step) gives() bool { return s.Kind == ChooseLeaf || s.Type == OSD }
+
+// out is what the step makes of a chosen candidate: itself, or the device that won.
+func (s *Step) out(st straw) int32 {
+	if s.Kind == ChooseLeaf {
+		return st.item
+	}
+	return st.of
+}
+
+// firstN takes the n candidates with the longest straws.
 func (q *query) firstN(bucket int32, s Step, n int, taken []int32) []int32 {
+	k := n + len(taken) // as many are enough
+	straws := make([]straw, 0, k+1)
+	for _, it := range q.t.below[bucket][s.Type] {
+		st, ok := q.best(it, 0, s.gives())
+		if !ok || k <= 0 || len(straws) == k && !st.longer(straws[k-1]) {
+			continue
+		}
+		i := len(straws)
+		for i > 0 && st.longer(straws[i-1]) {
+			i--
+		}
+		if straws = slices.Insert(straws, i, st); len(straws) > k {
+			straws = straws[:k]
+		}
+	}
 	var got []int32
-	for _, st := range q.straws(q.t.below[bucket][s.Type], 0) {
+	for _, st := range straws {
 		if len(got) >= n {
 			break
 		}
-		if it, ok := q.settle(st.item, s, 0); ok && !slices.Contains(taken, it) {
+		if it := s.out(st); !slices.Contains(taken, it) {
 			got = append(got, it)
 		}
 	}
 	return got
-}
-
-// settle turns a chosen candidate into what the step puts out: itself, or a device below it
-// that accepts x.
-func (q *query) settle(it int32, s Step, r uint32) (int32, bool) {
-	switch {
-	case it >= 0:
-		return it, accepts(q.x, it, q.reweight)
-	case s.Kind == Choose:
-		return it, true
-	}
-	for _, leaf := range q.straws(q.t.below[it][OSD], r) {
-		if accepts(q.x, leaf.item, q.reweight) {
-			return leaf.item, true
-		}
-	}
-	return 0, false
 }
 
 // indep gives each position straws of its own, so that a failure at one position moves
@@ -238,16 +257,19 @@ func (q *query) indep(bucket int32, s Step, n int, taken []int32) []int32 {
 				if try >= maxTries/2 && slices.Contains(domains, it) {
 					continue // few are left: look among those only
 				}
-				if st := draw(q.x, it, r, q.t.weight[it]); best.weight == 0 || st.longer(best) {
+				if st, ok := q.best(it, r, false); ok && (best.weight == 0 || st.longer(best)) {
 					best = st
 				}
 			}
-			if best.weight == 0 || slices.Contains(domains, best.item) {
+			if best.weight == 0 || slices.Contains(domains, best.of) {
 				continue
 			}
-			if it, ok := q.settle(best.item, s, r); ok && !slices.Contains(taken, it) {
+			if s.gives() && !accepts(q.x, best.item, q.reweight) {
+				continue // another try, when the other positions have what they had
+			}
+			if it := s.out(best); !slices.Contains(taken, it) {
 				got[pos] = it
-				domains = append(domains, best.item)
+				domains = append(domains, best.of)
 			}
 		}
 	}

@@ -39,14 +39,15 @@ func negLog2(u uint32) uint64 {
 	return 32<<fracBits - log
 }
 
-// straw is what one candidate draws: the longest is the one with the smallest cost/weight.
+// straw is what one device draws: the longest is the one with the smallest cost/weight.
 type straw struct {
-	item   int32
+	item   int32 // the device
+	of     int32 // the candidate that it stands for: itself, or a bucket above it
 	cost   uint64
 	weight uint64
 }
 
-// longer reports whether s beats t; exact, without a division, and a total order.
+// longer reports whether s beats t; exact, without a division, and a total order of devices.
 func (s straw) longer(t straw) bool {
 	sh, sl := bits.Mul64(s.cost, t.weight)
 	th, tl := bits.Mul64(t.cost, s.weight)
@@ -73,5 +74,5 @@ func mix(z uint64) uint64 {
 }
 
 func draw(x uint64, item int32, r uint32, weight uint64) straw {
-	return straw{item, negLog2(uint32(hash(x, item, r) >> 32)), weight}
+	return straw{item, item, negLog2(uint32(hash(x, item, r) >> 32)), weight}
 }
