@@ -9,7 +9,7 @@ import (
 // A PG whose last member's store is gone goes on with the copy that an operator names: only then,
 // in the interval that he saw, and with an OSD that is up.
 func TestALostPGGoesOnWithTheCopyThatIsNamed(t *testing.T) {
-	w := newWorld(t, 4)
+	w := newWorld(t, 3) // so that all of them have it
 	// osd.0 is dropped with its data whole; then the disks of the other two go.
 	w.down(0)
 	w.do(w.drop(0))
