@@ -202,7 +202,11 @@ func (in *inode) newestFor(s *session) wire.AttrMask {
 func (r *Rank) showStat(in *inode, s *session, st *wire.InodeStat, xattrs bool) journal.Pos {
 	st.Ino = in.rec.Ino
 	st.Attr = in.attr()
-	if in.isDir() && st.Valid&wire.MaskFile != 0 {
+	switch {
+	case !in.isDir():
+	case in.dir == nil || !in.dir.loaded: // after a takeover: its entries are not counted yet
+		st.Valid &^= wire.MaskFile | wire.MaskLink
+	case st.Valid&wire.MaskFile != 0:
 		st.Valid |= wire.MaskLink // the link count of a directory is a count of its entries: Fs covers it
 	}
 	st.Target = in.rec.Target

@@ -176,7 +176,7 @@ type owing struct {
 // was told of the names need not hear of the change, and an author of changes keeps what it
 // knows of a directory that others work in. It returns the bits that count as held still.
 func (r *Rank) keepNames(s *session, in *inode, m *wire.CapUpdate) caps.Bits {
-	o := in.dir.owing[s]
+	o := r.dirOf(in).owing[s]
 	for _, n := range m.Names[:min(len(m.Names), wire.MaxKept)] {
 		if !wire.ValidName(n) || len(n) > wire.MaxName {
 			continue

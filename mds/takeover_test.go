@@ -259,6 +259,39 @@ func TestNobodyIsAskedBeforeAllHaveSpoken(t *testing.T) {
 	}
 }
 
+// What a client holds of a directory that the next rank has not read: the rank does not show a link
+// count that it does not know (stat showed 1 until the directory changed), and takes Fs back.
+func TestADirectoryThatTheNextRankHasNotRead(t *testing.T) {
+	w := newCapWorld(t)
+	c1 := w.client("c1")
+	d := c1.must(wire.Request{Op: wire.OpMkdir, Ino: wire.RootIno, Name: "d", Mode: 0o755}).Target.Ino
+	c1.must(wire.Request{Op: wire.OpMkdir, Ino: d, Name: "below", Mode: 0o755})
+	c1.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "d"})
+	w.step(Event{Kind: Stop})
+	grants := 0
+	w.spy.toClient = func(c *capClient, tid wire.Tid, m wire.Message) {
+		if g, ok := m.(*wire.CapGrant); ok && g.Stat.Ino == d {
+			grants++
+			if g.Stat.Valid&wire.MaskLink != 0 && g.Stat.Attr.Nlink != 3 {
+				t.Errorf("shows a link count of %d", g.Stat.Attr.Nlink)
+			}
+		}
+	}
+	w.crash(6)
+	c1.send(0, c1.claims(map[wire.Ino]string{d: "d"}))
+	in, k := w.r.inodes[d], c1.caps[d]
+	if grants == 0 || !k.bits.Has(caps.FileShared) || in.dir != nil && in.dir.loaded {
+		t.Fatalf("%d grants, c1 has %+v, %+v: the test shows nothing", grants, k, in.dir)
+	}
+	c1.send(0, &wire.CapUpdate{Ino: d, CapID: k.id, Mseq: k.mseq, Seq: k.seq, Retained: k.bits &^ caps.FileShared})
+	if rec := in.ledger.Get(uint64(c1.key)); rec.Issued.Has(caps.FileShared) {
+		t.Fatalf("c1 has given up Fs, the rank has %v", rec)
+	}
+	if rep := c1.must(wire.Request{Op: wire.OpGetattr, Ino: d, Mask: wire.MaskAll}); rep.Target.Valid&wire.MaskLink == 0 || rep.Target.Attr.Nlink != 3 {
+		t.Fatalf("valid %v, link count %d", rep.Target.Valid, rep.Target.Attr.Nlink)
+	}
+}
+
 // A client is fenced, and the rank dies before the client's kernel has forgotten what it
 // cached: the next rank lets nobody change that sooner (K2), even when a new segment has begun
 // and the journal before it is gone; and the one after it, when that time is over, waits for
