@@ -28,6 +28,9 @@ type osdDelta struct {
 	NearFull  bool
 }
 
+// WireVersion: as osdMapRecord's.
+func (*osdDelta) WireVersion() byte { return 2 }
+
 // EncodeDelta gives the bytes that turn old into m.
 func (m *OSDMap) EncodeDelta(old *OSDMap) []byte {
 	d := osdDelta{From: old.Epoch, To: m.Epoch, Cluster: m.Cluster, Full: m.Full, NearFull: m.NearFull}

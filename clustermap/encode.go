@@ -39,6 +39,9 @@ type osdMapRecord struct {
 	NearFull  bool
 }
 
+// WireVersion: 2 since pools say how many PGs they are to have.
+func (*osdMapRecord) WireVersion() byte { return 2 }
+
 type pgRecord struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	PG       wire.PGID
@@ -142,7 +145,14 @@ func (m *OSDMap) Check() error {
 	if err := m.Crush.Check(); err != nil {
 		return fmt.Errorf("osdmap %d: %w", m.Epoch, err)
 	}
+	pgs := uint64(0) // that there are, and that there will be
 	for id, p := range m.Pools {
+		if pgs += uint64(max(p.PGNum, p.PGTarget)); pgs > maxPGs {
+			return fmt.Errorf("osdmap %d: more than %d PGs", m.Epoch, maxPGs)
+		}
+		if p.PGTarget > maxPGNum || p.PGTarget != 0 && !p.Grows() {
+			return fmt.Errorf("osdmap %d: pool %q of %d PGs, to become %d, makes no sense", m.Epoch, p.Name, p.PGNum, p.PGTarget)
+		}
 		if p.ID != id || p.Size < 1 || p.Size > maxMembers || p.MinSize < 1 || p.MinSize > p.Size || p.PGNum < 1 || p.PGNum > maxPGNum || len(p.Name) > maxString {
 			return fmt.Errorf("osdmap %d: pool %d %q: size %d, min_size %d, pg_num %d make no sense", m.Epoch, id, p.Name, p.Size, p.MinSize, p.PGNum)
 		}

@@ -34,7 +34,11 @@ type Pool struct {
 	MinSize  int // fewer in-sync members than this: writes wait
 	PGNum    uint32
 	Rule     string
+	PGTarget uint32 // PGNum grows to it, in steps; 0: it stays
 }
+
+// Grows reports whether PGNum has not come to where it is to be.
+func (p Pool) Grows() bool { return p.PGTarget > p.PGNum }
 
 // OSD is one object store daemon as the monitors know it.
 type OSD struct {

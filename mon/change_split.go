@@ -8,57 +8,67 @@ import (
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// maxSplit bounds by how much a pool grows at once: every part begins with a copy of the log and
+// maxSplit bounds by how much a pool grows in one step: every part begins with a copy of the log and
 // of the dedup table, and most of the objects move afterwards.
 const maxSplit = 16
+
+// splitObjects bounds how many objects the PGs hold that divide in one step on any OSD, which answers
+// nothing while it divides them: some 20 µs for each of the objects that move, half of them or more. A
+// PG with more divides alone.
+const splitObjects = 10_000
 
 // PoolSplit makes the PGs of a pool more: some divide, and in this very change those that come out
 // of them get their first configuration, which is the next of the PG that they come from: its S,
 // the following interval. (../osd/split.go says what the OSDs make of it.) It waits for a pool
 // at rest: nobody down or being filled, everything where CRUSH wants it. So one split is over,
 // its parts moved to their places, before the next begins; and in the new interval nobody is
-// missed whose log would be needed.
+// missed whose log would be needed. Target, if it is larger than PGNum, is where the pool is
+// going: the leader takes the next step when this one is over (decideSplit).
 type PoolSplit struct {
 	_msgpack struct{} `msgpack:",as_array"`
 	Name     string
 	PGNum    uint32
+	Target   uint32
 }
 
+// WireVersion: 2 since it has a target.
+func (*PoolSplit) WireVersion() byte { return 2 }
+
 func (c *PoolSplit) String() string {
-	return fmt.Sprintf("split pool %q into %d pgs", c.Name, c.PGNum)
+	s := fmt.Sprintf("split pool %q into %d pgs", c.Name, c.PGNum)
+	if c.Target > c.PGNum {
+		s += fmt.Sprintf(", on the way to %d", c.Target)
+	}
+	return s
 }
 
 func (c *PoolSplit) apply(e *edit) error {
 	m := e.old.OSD
 	pool, ok := poolNamed(m, c.Name)
+	target := c.Target
+	if target <= c.PGNum {
+		target = 0
+	}
 	switch {
 	case !ok:
 		return refuse(ENOENT, "no pool %q", c.Name)
-	case c.PGNum == pool.PGNum:
-		return nil
 	case c.PGNum < pool.PGNum:
 		return refuse(EINVAL, "pool %q has %d PGs: pg_num can only grow, for PGs are not merged", c.Name, pool.PGNum)
 	case c.PGNum > pool.PGNum*maxSplit:
-		return refuse(EINVAL, "pool %q has %d PGs: pg_num may become %d at most in one step, and then more", c.Name, pool.PGNum, pool.PGNum*maxSplit)
+		return refuse(EINVAL, "pool %q has %d PGs: one step makes %d of them at most", c.Name, pool.PGNum, pool.PGNum*maxSplit)
+	case c.PGNum == pool.PGNum && target == pool.PGTarget:
+		return nil
 	}
 	made := uint32(0)
-	for num := range pool.PGNum {
-		pg := wire.PGID{Pool: pool.ID, Num: num}
-		cfg, ok := m.PGs[pg]
-		if !ok {
-			continue
-		}
-		made++
-		if err := atRest(m, pg, cfg); err != nil {
+	if c.PGNum > pool.PGNum {
+		var err error
+		if made, err = poolAtRest(m, pool); err != nil {
 			return err
 		}
 	}
-	if made != 0 && made != pool.PGNum {
-		return refuse(EAGAIN, "pool %q: %d of %d PGs are made", c.Name, made, pool.PGNum)
-	}
 	n := e.osdMap()
 	grown := pool
-	grown.PGNum = c.PGNum
+	grown.PGNum, grown.PGTarget = c.PGNum, target
 	n.Pools[pool.ID] = grown
 	if err := n.Check(); err != nil {
 		e.osd = nil
@@ -76,6 +86,97 @@ func (c *PoolSplit) apply(e *edit) error {
 		}
 	}
 	return nil
+}
+
+// poolAtRest says what is under way in a pool that keeps it from being split; made is how many of its PGs
+// there are, all or none.
+func poolAtRest(m *clustermap.OSDMap, pool clustermap.Pool) (made uint32, err error) {
+	for num := range pool.PGNum {
+		pg := wire.PGID{Pool: pool.ID, Num: num}
+		cfg, ok := m.PGs[pg]
+		if !ok {
+			continue
+		}
+		made++
+		if err := atRest(m, pg, cfg); err != nil {
+			return made, err
+		}
+	}
+	if made != 0 && made != pool.PGNum {
+		return made, refuse(EAGAIN, "pool %q: %d of %d PGs are made; try again", pool.Name, made, pool.PGNum)
+	}
+	return made, nil
+}
+
+// setPGNum is `pool set NAME pg_num N`: the first step at once, if the pool is at rest, and the others by
+// themselves. A pool that is growing gets another target. As many PGs as there are: it grows no further.
+func (l *Leader) setPGNum(name string, target uint32) (Change, error) {
+	c := &PoolSplit{Name: name, PGNum: target}
+	pool, ok := poolNamed(l.state.OSD, name)
+	switch {
+	case !ok || target <= pool.PGNum:
+		return c, nil
+	case pool.Grows():
+		c.PGNum, c.Target = pool.PGNum, target
+		return c, nil
+	}
+	n, err := l.nextSplit(pool, target)
+	if err != nil {
+		return nil, err
+	}
+	c.PGNum, c.Target = n, target
+	return c, nil
+}
+
+// nextSplit is how many PGs the pool may have after the next step towards a target.
+func (l *Leader) nextSplit(pool clustermap.Pool, target uint32) (uint32, error) {
+	m := l.state.OSD
+	made, err := poolAtRest(m, pool)
+	if err != nil {
+		return 0, err
+	}
+	for num := range made { // parts of the step before, too: they serve
+		pg := wire.PGID{Pool: pool.ID, Num: num}
+		if _, known := l.pgStats[pg]; !known {
+			return 0, refuse(EAGAIN, "pg %v: its primary has not said yet how much it holds; try again", pg)
+		}
+	}
+	load := map[wire.OSDID]uint64{} // objects of the PGs that divide
+	divides := map[wire.PGID]bool{}
+	n := pool.PGNum
+	for ; n < min(target, pool.PGNum*maxSplit); n++ {
+		pg := wire.PGID{Pool: pool.ID, Num: clustermap.SplitFrom(n, pool.PGNum)}
+		if made == 0 || divides[pg] {
+			continue
+		}
+		objects, over := l.pgStats[pg].Objects, false
+		for _, mb := range m.PGs[pg].InSync {
+			load[mb.ID] += objects
+			over = over || load[mb.ID] > splitObjects
+		}
+		if over && n > pool.PGNum {
+			break
+		}
+		divides[pg] = true
+	}
+	return n, nil
+}
+
+// decideSplit takes pools on that are growing. What is not at rest, or not known, is looked at again
+// at the next tick.
+func (l *Leader) decideSplit() {
+	if l.isCold() {
+		return
+	}
+	for _, id := range sortedKeys(l.state.OSD.Pools) {
+		pool := l.state.OSD.Pools[id]
+		if !pool.Grows() {
+			continue
+		}
+		if n, err := l.nextSplit(pool, pool.PGTarget); err == nil {
+			l.decideOnce("split "+pool.Name, &PoolSplit{Name: pool.Name, PGNum: n, Target: pool.PGTarget})
+		}
+	}
 }
 
 func poolNamed(m *clustermap.OSDMap, name string) (clustermap.Pool, bool) {

@@ -2,6 +2,7 @@ package mon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -34,7 +35,12 @@ func (l *Leader) command(ev Message, m *wire.MonCommand) {
 		return
 	}
 	c, err := l.parse(args)
-	if err != nil {
+	var ref *Refused
+	switch {
+	case errors.As(err, &ref):
+		fail(ref.Errno, "%v", err)
+		return
+	case err != nil:
 		fail(EINVAL, "%v", err)
 		return
 	}
@@ -118,7 +124,7 @@ var verbs = []verb{
 		return &OSDCrush{ID: o.ID, Weight: -1, Class: a[1]}, err
 	}},
 	{"pool create", "NAME [size=N] [min_size=N] [pg_num=N] [class=CLASS]", 1, 5, (*Leader).poolCreate},
-	{"pool set", "NAME size|min_size|pg_num N", 3, 3, func(_ *Leader, a []string) (Change, error) {
+	{"pool set", "NAME size|min_size|pg_num N", 3, 3, func(l *Leader, a []string) (Change, error) {
 		n, err := strconv.Atoi(a[2])
 		c := &PoolSet{Name: a[0]}
 		switch {
@@ -132,7 +138,7 @@ var verbs = []verb{
 			if n > math.MaxUint16+1 {
 				return nil, fmt.Errorf("a pool has at most %d PGs", math.MaxUint16+1)
 			}
-			return &PoolSplit{Name: a[0], PGNum: uint32(n)}, nil
+			return l.setPGNum(a[0], uint32(n))
 		default:
 			return nil, fmt.Errorf("a pool has size, min_size and pg_num, no %q", a[1])
 		}
@@ -547,11 +553,20 @@ func (l *Leader) showPools() any {
 		MinSize int    `json:"min_size"`
 		PGNum   uint32 `json:"pg_num"`
 		Rule    string `json:"rule"`
+
+		PGTarget uint32 `json:"pg_num_target,omitempty"` // it is growing
+		Waits    string `json:"waits,omitempty"`         // what its next step waits for
 	}
 	out := []row{}
 	for _, id := range sortedKeys(l.state.OSD.Pools) {
 		p := l.state.OSD.Pools[id]
-		out = append(out, row{p.Name, p.ID, p.Size, p.MinSize, p.PGNum, p.Rule})
+		waits := ""
+		if p.Grows() {
+			if _, err := l.nextSplit(p, p.PGTarget); err != nil {
+				waits = err.Error()
+			}
+		}
+		out = append(out, row{p.Name, p.ID, p.Size, p.MinSize, p.PGNum, p.Rule, p.PGTarget, waits})
 	}
 	return out
 }

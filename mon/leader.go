@@ -323,6 +323,7 @@ func (l *Leader) decideSlow() {
 	}
 	l.decideUsage()
 	l.decideSurplus()
+	l.decideSplit()
 	l.decideBalance()
 	l.decideOut()
 	l.decideExpiry()

@@ -310,6 +310,11 @@ func (l *Leader) decideBalance() {
 			return
 		}
 	}
+	for _, p := range m.Pools {
+		if p.Grows() {
+			return // its PGs are about to divide, and to move for that
+		}
+	}
 	for pg, cfg := range m.PGs {
 		if len(cfg.Learners) > 0 || len(cfg.InSync) != len(m.Wanted(pg)) {
 			return

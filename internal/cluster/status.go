@@ -30,6 +30,14 @@ type Status struct {
 	Fenced   int          `json:"fenced"` // instances in the blocklist
 
 	Recovery *Recovery `json:"recovery,omitempty"` // nil: nothing is being filled
+	Growing  []Growing `json:"growing,omitempty"`
+}
+
+// Growing is a pool whose PGs are split in steps.
+type Growing struct {
+	Pool   string `json:"pool"`
+	PGNum  uint32 `json:"pg_num"`
+	Target uint32 `json:"pg_num_target"`
 }
 
 // Recovery is how far the filling of new members is, as their primaries report it.
@@ -203,6 +211,12 @@ func statusOf(om *clustermap.OSDMap, fm *clustermap.FSMap) *Status {
 		s.Standbys = append(s.Standbys, "mds."+strings.TrimPrefix(d.Name, "mds."))
 	}
 	sort.Strings(s.Standbys)
+	for _, p := range om.Pools {
+		if p.Grows() {
+			s.Growing = append(s.Growing, Growing{p.Name, p.PGNum, p.PGTarget})
+		}
+	}
+	sort.Slice(s.Growing, func(i, j int) bool { return s.Growing[i].Pool < s.Growing[j].Pool })
 	s.PGs = countPGs(om)
 	s.Warnings = warnings(om, fm, s.PGs)
 	s.Health = "ok"
@@ -270,6 +284,9 @@ func (s *Status) Text() string {
 		if r.PerSec > 0 {
 			fmt.Fprintf(&b, ", %d a second, about %v to go", r.PerSec, time.Duration(r.ETA)*time.Second)
 		}
+	}
+	for _, g := range s.Growing {
+		fmt.Fprintf(&b, "\ngrowing  pool %s has %d of %d PGs", g.Pool, g.PGNum, g.Target)
 	}
 	fmt.Fprintf(&b, "\nmaps     osd %d, fs %d; %d instances fenced\n", s.OSDEpoch, s.FSEpoch, s.Fenced)
 	return b.String()

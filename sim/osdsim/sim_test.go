@@ -91,6 +91,7 @@ func TestSeededFaultsAreCaught(t *testing.T) {
 		{"read past an uncommitted entry", osd.FaultReadUncommitted, 0, 1, "lease"},
 		{"cut not atomic", osd.FaultCutNotAtomic, 0, 211, "cut"},
 		{"addition without pending", osd.FaultNoPending, 0, 7, "addition"},
+		{"addition before active", osd.FaultAddBeforeActive, 0, 9778, "addition"},
 		{"damage written over and acknowledged", osd.FaultAckDamaged, 0, 1, "rot"},
 		{"healed with an older copy", osd.FaultHealStale, 0, 4, "rot"},
 		{"a filled learner acknowledges what it lacks", osd.FaultFilledLacks, 0, 1963, "rot"},
