@@ -152,9 +152,10 @@ func (c *Client) create(k *Caller, r *wire.Request) (e Entry, f *File, err error
 	}
 	c.ref(d)
 	defer c.unref(d)
+	var cl *call
 	ended := c.ownChange(d)
-	defer func() { ended(err, r.Name) }()
-	cl, err := c.do(k, r)
+	defer func() { ended(err, cl, r.Name) }()
+	cl, err = c.do(k, r)
 	defer c.doneWith(cl)
 	if err != nil {
 		return e, nil, err

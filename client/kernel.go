@@ -258,20 +258,42 @@ func (c *Client) unlockedWait(ch <-chan struct{}) bool {
 
 // ownChange notes that a change of names of ours begins; the function that it returns, that it
 // has ended with err. Who was killed while it waits lets the kernel go on, with the names as
-// they were before, while the change may come about: not before their time is over.
-func (c *Client) ownChange(dirs ...*Inode) (ended func(err error, names ...string)) {
+// they were before, while the change may come about: not before their time is over, and there are
+// no new timeouts until the answer has come, since the rank asks the author of a change for nothing.
+func (c *Client) ownChange(dirs ...*Inode) (ended func(err error, cl *call, names ...string)) {
 	for _, d := range dirs {
 		d.dirState().told.changing++
 	}
-	return func(err error, names ...string) {
-		if err == ErrInterrupted {
-			c.outlast(dirs, names)
-		}
+	over := func() {
 		for _, d := range dirs {
 			t := &d.dir.told
 			t.changing--
 			t.own = c.now()
 		}
+	}
+	return func(err error, cl *call, names ...string) {
+		if err == ErrInterrupted {
+			c.outlast(dirs, names)
+		}
+		if cl == nil || !cl.gone || cl.ended() {
+			over()
+			return
+		}
+		for _, d := range dirs {
+			c.ref(d)
+		}
+		go func() {
+			select {
+			case <-cl.done:
+			case <-c.closed:
+			}
+			c.mu.Lock()
+			over()
+			for _, d := range dirs {
+				c.unref(d)
+			}
+			c.unlockFlush()
+		}()
 	}
 }
 

@@ -152,7 +152,7 @@ func (c *Client) applyReply(cl *call) {
 			cl.in.attr.Nlink = 0
 		}
 	case r.Op == wire.OpRename:
-		c.renamed(dir, r, m.Lease, cl.sent)
+		c.renamed(dir, cl, m.Lease)
 	case cl.in != nil:
 		c.changedName(dir, r.Name, cl.in.ino, m.Lease, cl.sent)
 		if r.Op == wire.OpCreate {
@@ -188,14 +188,17 @@ func (c *Client) farInode(f *wire.Far) *Inode {
 // renamed moves what is known of two names. The reply does not say what they lead to now,
 // so unless both were known before, both are forgotten: two names of one inode stay as they
 // are.
-func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64) {
+func (c *Client) renamed(dir *Inode, cl *call, l *wire.Lease) {
+	r := cl.req
 	nd := c.inodes[r.NewDir]
 	if nd == nil {
 		nd = dir
 	}
-	moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
+	if !cl.gone { // else the kernel was told, or is about to be, that nothing moved
+		moved(dir.dirState(), r.Name, nd.dirState(), r.NewName, r.RenameFlags&wire.RenameExchange != 0, c.now())
+	}
 	for _, d := range []*Inode{dir, nd} {
-		if len(d.dir.told.until) > 0 {
+		if len(d.dirState().told.until) > 0 {
 			c.toldDirs[d] = struct{}{}
 		}
 	}
@@ -206,7 +209,7 @@ func (c *Client) renamed(dir *Inode, r *wire.Request, l *wire.Lease, sent int64)
 		return
 	}
 	set := func(d *Inode, name string, ino wire.Ino, l *wire.Lease) {
-		c.changedName(d, name, ino, l, sent)
+		c.changedName(d, name, ino, l, cl.sent)
 		if !known {
 			delete(d.dir.names, name)
 			d.dir.complete = false // absent from names must mean absent
@@ -421,13 +424,14 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 		defer c.unref(nd)
 		dirs = append(dirs, nd)
 	}
+	var cl *call
 	ended := c.ownChange(dirs...)
-	defer func() { ended(err, r.Name, r.NewName) }()
+	defer func() { ended(err, cl, r.Name, r.NewName) }()
 	switch r.Op {
 	case wire.OpUnlink, wire.OpRmdir, wire.OpRename:
 		c.releaseLink(d, r)
 	}
-	cl, err := c.do(k, r)
+	cl, err = c.do(k, r)
 	defer c.doneWith(cl)
 	if err != nil || !entry {
 		return e, err

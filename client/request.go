@@ -27,6 +27,16 @@ type call struct {
 	vers  uint64          // … and the state of the record then
 }
 
+// ended reports whether the call has an answer, or will get none.
+func (cl *call) ended() bool {
+	select {
+	case <-cl.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // kept is one entry of the session's one tid order: a mutating request or a cap flush.
 type kept struct {
 	tid     wire.Tid
@@ -211,14 +221,10 @@ func (c *Client) do(k *Caller, r *wire.Request) (*call, error) {
 
 func (c *Client) finish(k *Caller, cl *call) error {
 	k.why = reason{kind: waitRequest, call: cl}
-	if err := c.await(k, cl.done); err != nil {
+	if err := c.await(k, cl.done); err != nil && !cl.ended() {
 		cl.gone = true
-		if cl.in != nil {
-			c.unref(cl.in)
-			cl.in = nil
-		}
 		return err
-	}
+	} // else its answer came while the lock was waited for, and was taken in as one that is heard
 	if cl.err != nil {
 		return cl.err
 	}
