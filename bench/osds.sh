@@ -22,15 +22,23 @@ cg() { # cg NAME CMD...: run in the control group NAME
 	(echo $BASHPID >"$g/cgroup.procs" && exec "$@")
 }
 
+end() { # what still runs when we are stopped in the middle
+	[ -z "${up:-}" ] || "$out/capstan" dev down --dir "$up" >/dev/null 2>&1 || true
+	[ -z "${ceph:-}" ] || "$CEPH_BENCH/ceph-down.sh" "$ceph" >>"$out/ceph.log" 2>&1 || true
+}
+trap end EXIT
+
 run_capstan() {
 	local d=$out/cluster
 	rm -rf "$d"
+	up=$d
 	cg capstan "$out/capstan" dev up --dir "$d" --osd-size 8GiB >/dev/null
 	"$out/capstan" pool create r1 size=1 min_size=1 pg_num=16 --conf "$d/capstan.conf" >/dev/null
 	"$out/capstan" pool create r3 size=3 pg_num=16 --conf "$d/capstan.conf" >/dev/null
 	cg capstan "$out/osds" -conf "$d/capstan.conf" -pools r1,r3 -dir "$out" -mib "$mib" -span "${span}s" -rounds "$rounds" \
 		-cpuacct /sys/fs/cgroup/cpuacct/capstan-osds-capstan/cpuacct.usage || true
 	"$out/capstan" dev down --dir "$d" >/dev/null
+	up=
 	rm -rf "$d"
 }
 
@@ -46,6 +54,7 @@ bench_ceph() { # bench_ceph POOL SECONDS write|seq ARGS...: one row of rados ben
 
 run_ceph() {
 	local d=/var/tmp/cephbench conf=/var/tmp/cephbench/ceph.conf p
+	ceph=$d
 	cg ceph env SIZE=3 "${CEPH_BENCH:?}/ceph-up.sh" "$d" >"$out/ceph.log" 2>&1
 	for p in r1 r3; do ceph -c "$conf" osd pool create $p 16 16 >>"$out/ceph.log" 2>&1; done
 	ceph -c "$conf" osd pool set r1 size 1 --yes-i-really-mean-it >>"$out/ceph.log" 2>&1
@@ -58,6 +67,7 @@ run_ceph() {
 		bench_ceph $p "$span" write -b 4K -O 4M -t 16
 	done
 	"$CEPH_BENCH/ceph-down.sh" "$d" >>"$out/ceph.log" 2>&1
+	ceph=
 }
 
 for p in $peers; do "run_$p"; done
