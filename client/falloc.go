@@ -88,6 +88,7 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 	if stop := min(off+n, max(size, in.attr.Size)); mode&(FallocPunch|FallocZero) != 0 && off < stop {
 		spans := in.spans(off, stop-off)
 		o, barrier := c.objects, c.barrier
+		var left *gather // its caller was killed
 		c.unlockFlush()
 		for len(spans) > 0 && err == nil {
 			m := min(len(spans), 128)
@@ -95,10 +96,15 @@ func (c *Client) Fallocate(k *Caller, f *File, off, n uint64, mode uint32) error
 			g := zeroAll(o, spans[:m], barrier)
 			if err = c.sleep(k, g.done); err == nil {
 				err = g.err
+			} else {
+				left = g
 			}
 			spans = spans[m:]
 		}
 		c.mu.Lock()
+		if left != nil {
+			c.outlives(in, left, nil)
+		}
 	}
 	if err == nil {
 		end := in.attr.Size

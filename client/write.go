@@ -195,14 +195,39 @@ func (c *Client) store(k *Caller, in *Inode, data []byte, off uint64) error {
 	if gen != c.gen {
 		return ErrLost // the new life has not the right to say what the old one wrote
 	}
-	if err != nil && err != ErrInterrupted {
-		return err
-	}
 	if err == ErrInterrupted {
-		// It may yet reach the store: the size must not be less than what is there.
-		c.wrote(in, off, off+uint64(len(data)))
+		c.outlives(in, g, func() {
+			if in.cap.implemented&caps.FileWr != 0 {
+				c.wrote(in, off, off+uint64(len(data)))
+			}
+		})
 	}
 	return err
+}
+
+// outlives: who waited for the writes of g was killed, and the store may carry them out for as long
+// as it likes. Until it has, w is not given up, or they would come behind what others write; then
+// follows what they changed, if anything.
+func (c *Client) outlives(in *Inode, g *gather, then func()) {
+	in.nwr++
+	c.ref(in)
+	gen := c.gen
+	go func() {
+		select {
+		case <-g.done:
+		case <-c.closed:
+			return
+		}
+		c.mu.Lock()
+		if gen == c.gen && g.err == nil && then != nil {
+			then()
+		}
+		if in.nwr--; in.nwr == 0 {
+			in.changed.wake()
+		}
+		c.unref(in)
+		c.unlockFlush()
+	}()
 }
 
 // wrote notes what a finished write changed.
