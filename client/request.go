@@ -132,6 +132,9 @@ func (c *Client) startOn(s *session, cl *call) {
 	s.sendReleases() // an old release must not arrive after a request that earns the cap anew
 	if s.state == sessOpen {
 		s.send(uint64(r.Tid), r)
+		if cl.undo { // a signal came while it was between two ranks
+			c.cancelLock(cl)
+		}
 	}
 }
 
@@ -407,12 +410,12 @@ func (s *session) resendUnanswered(fl wire.ReqFlags) {
 	}
 	for _, tid := range s.readTids() {
 		cl := s.reads[tid]
-		if cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry {
-			// It was declared as a waiter; the rank answers its tid. One that was interrupted was not.
-			if cl.undo {
-				s.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
-			}
+		switch {
+		case cl.undo: // it was interrupted, and this rank has not heard of it
+			s.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
 			continue
+		case cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry:
+			continue // it was declared as a waiter; the rank answers its tid
 		}
 		cl.req.Flags = fl
 		s.send(uint64(tid), cl.req)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -372,6 +373,55 @@ func TestAClosedSessionIsNotBegunAgain(t *testing.T) {
 			}
 			if len(w.dialled[0]) != 1 {
 				t.Errorf("rank 0 was dialled %d times", len(w.dialled[0]))
+			}
+		})
+	}
+}
+
+// A signal ends the wait for a file lock also while the request is on its way from one rank to another,
+// and when the session with the other is not there yet. The cancel went to the rank that no longer had it.
+func TestASignalFindsALockBetweenRanks(t *testing.T) {
+	for _, opened := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRanksWorld(t)
+			w.knows()
+			if opened {
+				made := w.mkdir("x")
+				w.tell(1, &wire.Reply{Tid: w.toRank1().Tid, Errno: uint32(eNOENT)})
+				made()
+				w.c.mu.Lock()
+				w.c.inodes[dirD].at = w.c.rank0
+				w.c.mu.Unlock()
+			}
+			cancel := make(chan struct{})
+			ch := make(chan error, 1)
+			go func() {
+				k := &Caller{Cancel: cancel, Killed: func(uint32) bool { return false }}
+				w.c.mu.Lock()
+				f := w.c.openFile(w.c.inodes[dirD], false, false, false)
+				w.c.unlockFlush()
+				ch <- w.c.Setlk(k, f, wire.FileLock{Type: wire.LockWrite, Owner: 1, End: EndOfFile, Wait: true})
+			}()
+			q := w.next(0)
+			close(cancel)
+			synctest.Wait()
+			w.tell(0, &wire.Redirect{Tid: q.Tid, Ino: dirD, Rank: 1})
+			w.mu.Lock()
+			heard := slices.Clone(w.heard[1])
+			w.mu.Unlock()
+			for _, m := range heard {
+				if l, ok := m.(*wire.LockCancel); ok {
+					w.tell(1, &wire.Reply{Tid: l.Tid, Errno: uint32(syscall.EINTR)})
+				}
+			}
+			select {
+			case err := <-ch:
+				if err != syscall.EINTR {
+					t.Errorf("opened %v: %v", opened, err)
+				}
+			default:
+				t.Errorf("opened %v: it waits on", opened)
+				w.c.abandon()
 			}
 		})
 	}
