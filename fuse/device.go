@@ -290,6 +290,13 @@ func (d *device) cancel(unique uint64) <-chan struct{} {
 	return ch
 }
 
+// ended reports whether the connection has ended: nobody waits for an answer any more.
+func (d *device) ended() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.over
+}
+
 // work answers one request.
 func (d *device) work(j *job, req []byte) {
 	op := opcode(req)

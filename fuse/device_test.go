@@ -10,6 +10,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/capstan-fs/capstan/wire"
 )
 
 // kernel is the other end of a device: a socket that keeps messages apart, as /dev/fuse does.
@@ -141,6 +143,26 @@ func TestNobodyWaitsWhenTheConnectionEnds(t *testing.T) {
 	k.file.Close() // reads as a request of no bytes: not what an unmount looks like
 	<-failed
 	<-ended
+}
+
+// A forced unmount has answered everybody: a request that waits for a rank that is not there is given up,
+// or the process would stay for as long as anybody who had asked it lives.
+func TestARequestIsGivenUpWhenTheConnectionEnds(t *testing.T) {
+	fs := &scripted{}
+	k, ended, _ := startDevice(t, fs)
+	real := &fileSystem{dev: fs.dev, places: newPlaces(wire.RootIno)}
+	h := &fuse.InHeader{Unique: 4, Caller: fuse.Caller{Pid: uint32(os.Getpid())}}
+	c := real.caller(h)
+	if c.Killed(c.PID) {
+		t.Error("it lives, and counts as killed")
+	}
+	k.file.Close()
+	<-ended
+	c = real.caller(h)
+	<-c.Cancel
+	if !c.Killed(c.PID) {
+		t.Error("it is waited for")
+	}
 }
 
 // An answer that the kernel refuses leaves nobody waiting.

@@ -37,7 +37,7 @@ func (fs *fileSystem) String() string { return "capstan" }
 func (fs *fileSystem) caller(h *fuse.InHeader) client.Caller {
 	op := h.Opcode % numOps
 	opCounts[op].Add(1)
-	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: fs.dev.cancel(h.Unique), Killed: killed, Op: opNames[op], Ino: fs.ino(h.NodeId)}
+	return client.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Cancel: fs.dev.cancel(h.Unique), Killed: fs.killed, Op: opNames[op], Ino: fs.ino(h.NodeId)}
 }
 
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {

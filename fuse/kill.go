@@ -6,6 +6,10 @@ import (
 	"strconv"
 )
 
+// killed reports whether nobody waits for what thread pid has asked: it has a SIGKILL pending, or the
+// kernel has ended the connection and with it the request.
+func (fs *fileSystem) killed(pid uint32) bool { return fs.dev.ended() || killed(pid) }
+
 // killed reports whether thread pid has a SIGKILL pending. The kernel tells of any signal,
 // Go's preemption included, and only once (F16), so the state of the thread is looked at.
 func killed(pid uint32) bool {
