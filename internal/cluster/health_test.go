@@ -39,6 +39,12 @@ func TestEachTroubleHasACode(t *testing.T) {
 	if s := statusOf(om, fm); len(s.Warnings) > 0 || s.Health != "ok" {
 		t.Fatalf("a whole cluster: %+v", s.Warnings)
 	}
+	pool := om.Pools[1]
+	pool.Name, pool.PGNum, pool.PGTarget = "data", 3, 8
+	om.Pools[1] = pool
+	if s := statusOf(om, fm); len(s.Growing) != 1 || !strings.Contains(s.Text(), "\ngrowing  pool data has 3 of 8 PGs\n") || s.Health != "ok" {
+		t.Fatalf("a pool that grows: %s", s.Text())
+	}
 	for _, c := range []struct {
 		code string
 		exit int
