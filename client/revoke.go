@@ -79,6 +79,7 @@ func (c *Client) finishRevoke(in *Inode) {
 		// let it go, so that its space does not wait for us.
 		if in.nlookup == 0 && !in.dirty && in.buf == nil && in.flushing == 0 {
 			c.drop(in) // the RELEASE is the answer
+			in.at.sendReleases()
 			return
 		}
 		if !in.isDir() {
