@@ -166,3 +166,36 @@ func (w *world) play(t *testing.T, line string, want ...string) {
 		t.Fatalf("%v, and\n%s", err, got)
 	}
 }
+
+// parkedKernel is a Namer that expires a name when the test says so.
+type parkedKernel struct {
+	kernelOf
+	goes chan struct{}
+}
+
+func (k parkedKernel) Name(wire.Ino, string) { <-k.goes }
+
+// The rank may ask for the old name of a rename right behind the answer, for another host that makes it
+// anew. The kernel, which has not heard the answer yet, still shows what was there.
+func TestTheKernelHearsOfARenameLaterThanWe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		k := parkedKernel{kernelOf{}, make(chan struct{})}
+		w.c.SetNotifier(k)
+		w.play(t, "dir d caps=pAsLsXsFs")
+		d := w.inos["d"]
+		w.play(t, "lookup l d a", "r2 lookup d/a")
+		w.play(t, "reply lookup ino=a caps=pAsLs", "l: a")
+		if w.tells(d, "a") == 0 {
+			t.Fatal("the kernel is not told of a: the test shows nothing")
+		}
+		go w.c.Rename(&Caller{}, d, "a", d, "b", 0)
+		synctest.Wait()
+		w.rank.link.recv.Messages([]wire.Message{&wire.Reply{Tid: w.rank.take(wire.OpRename).Tid}, &wire.LeaseRevoke{Dir: d, Name: "a", Seq: 1}})
+		synctest.Wait()
+		w.events = nil
+		w.play(t, "wait 1ms")
+		close(k.goes)
+		w.play(t, "wait 1ms", "lease of d/a given back")
+	})
+}

@@ -147,9 +147,8 @@ func (t *toldNames) leaves(pass func(name string) bool) bool {
 	return false
 }
 
-// drop forgets a name, and returns the answers about it that may not have been taken in.
-func (t *toldNames) drop(name string) (threads map[uint32]answer) {
-	delete(t.until, name)
+// takeOut returns the answers about a name that may not have been taken in, and forgets them.
+func (t *toldNames) takeOut(name string) (threads map[uint32]answer) {
 	for th, a := range t.threads {
 		if a.name == name {
 			if threads == nil {
@@ -163,8 +162,9 @@ func (t *toldNames) drop(name string) (threads map[uint32]answer) {
 }
 
 // moved follows the kernel, which carries a dentry's timeout along to its new name (N5), and
-// threads that were answered about the old one; of the old name nothing is left, unless the two
-// change places. The rank goes on asking for it: by Fs, by the lease that comes with the answer,
+// threads that were answered about the old one. What it was told of both before stays until its time
+// is over: the kernel hears of the rename later than we do, and until then shows what was there. The
+// rank goes on asking for the names: by Fs, by the lease that comes with the answer,
 // or by the author's own that was kept.
 func moved(from *dirState, name string, to *dirState, nname string, exchange bool, now int64) {
 	trusted := func(d *dirState, n string) int64 {
@@ -174,7 +174,7 @@ func moved(from *dirState, name string, to *dirState, nname string, exchange boo
 		return d.told.until[n]
 	}
 	u, v := trusted(from, name), trusted(to, nname)
-	ofName, ofOther := from.told.drop(name), to.told.drop(nname)
+	ofName, ofOther := from.told.takeOut(name), to.told.takeOut(nname)
 	put := func(d *dirState, n string, until int64, threads map[uint32]answer) {
 		if until == 0 {
 			return
