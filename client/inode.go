@@ -39,13 +39,14 @@ type Inode struct {
 	lruNext   *Inode
 	lruPrev   *Inode
 
-	changed event // caps, in-flight counts, flushing
-	cap     capRec
-	opens   opens
-	nrd     int // reads under Fr in flight
-	nwr     int // writes under Fw in flight
-	append  bool
-	parked  int // WRITEs waiting for bits not issued; they may own folios
+	changed  event // caps, in-flight counts, flushing
+	cap      capRec
+	opens    opens
+	unlinked bool // perhaps, by others: the kernel is asked to forget it when nobody uses it any more
+	nrd      int  // reads under Fr in flight
+	nwr      int  // writes under Fw in flight
+	append   bool
+	parked   int // WRITEs waiting for bits not issued; they may own folios
 
 	parkedRd int // reads that wait for Fr
 	cutting  int // our own SETATTR(size) is at the rank
@@ -133,6 +134,10 @@ func (c *Client) maybeIdle(in *Inode) {
 	if in.nlookup > 0 {
 		if !in.isDir() {
 			c.byKernel.push(in)
+			if in.unlinked {
+				in.unlinked = false
+				c.prune(in.ino)
+			}
 		}
 		return
 	}
@@ -144,6 +149,11 @@ func (c *Client) maybeIdle(in *Inode) {
 	}
 	if in.ever&wire.MaskLink != 0 && in.attr.Nlink == 0 || in.cap.id == 0 {
 		c.drop(in)
+		return
+	}
+	if !in.isDir() && in.cap.implemented&caps.LinkShared == 0 { // others may have unlinked it: its space waits for us
+		c.drop(in)
+		in.at.flushSoon()
 		return
 	}
 	c.idle.push(in)

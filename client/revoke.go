@@ -85,6 +85,8 @@ func (c *Client) finishRevoke(in *Inode) {
 		if !in.isDir() {
 			c.prune(in.ino)
 		}
+	} else if nlinkUnsure {
+		in.unlinked = true // perhaps, and somebody has it open
 	}
 	c.update(in, 0)
 }
