@@ -17,11 +17,22 @@ type listing struct {
 	from uint64 // cookie the rows come after
 	end  bool   // nothing follows them
 
-	all  []wire.DirEntry // since 0, while gen and own stand still
+	all  []wire.DirEntry // since 0, while the directory's age stands still
 	next uint64          // cookie after the last of all
-	gen  uint64
-	own  uint64
+	age  dirAge
 	good bool
+}
+
+// dirAge tells what is known of a directory's names from what was: a listing that is put together
+// under one age is complete.
+type dirAge struct {
+	fs       bool // Fs is held
+	gen, own uint64
+}
+
+func (c *Client) ageOf(in *Inode) dirAge {
+	d := in.dirState()
+	return dirAge{in.cap.issued.Has(caps.FileShared), d.gen, d.own}
 }
 
 // Cookies of the first two rows, which no rank knows of.
@@ -118,19 +129,20 @@ func (c *Client) rows(k *Caller, f *File, cookie uint64) ([]wire.DirEntry, bool,
 	}
 	m := cl.reply
 	c.keepListing(in, m.Entries, at == 0 && m.End)
-	*cur = listing{rows: m.Entries, from: at, end: m.End, all: cur.all, next: cur.next, gen: cur.gen, own: cur.own, good: cur.good}
-	d := in.dirState()
-	fs := in.cap.issued.Has(caps.FileShared)
+	*cur = listing{rows: m.Entries, from: at, end: m.End, all: cur.all, next: cur.next, age: cur.age, good: cur.good}
+	// Its age is that of the answer: what came behind that, before we went on, it does not show.
 	if at == 0 {
-		cur.good, cur.gen, cur.own, cur.all, cur.next = fs, d.gen, d.own, nil, 0
+		cur.good, cur.age, cur.all, cur.next = cl.shown.fs, cl.shown, nil, 0
 	}
-	if cur.good = cur.good && fs && d.gen == cur.gen && d.own == cur.own && at == cur.next; cur.good {
+	if cur.good = cur.good && cl.shown == cur.age && at == cur.next; cur.good {
 		cur.all = append(cur.all, m.Entries...)
 		if n := len(m.Entries); n > 0 {
 			cur.next = m.Entries[n-1].Cookie
 		}
 		if m.End {
-			c.learnAll(in, cur.all)
+			if c.ageOf(in) == cur.age {
+				c.learnAll(in, cur.all)
+			}
 			cur.all, cur.good = nil, false
 		}
 	} else {

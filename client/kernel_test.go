@@ -199,3 +199,40 @@ func TestTheKernelHearsOfARenameLaterThanWe(t *testing.T) {
 		w.play(t, "wait 1ms", "lease of d/a given back")
 	})
 }
+
+// What comes right behind the last part of a listing comes before its caller goes on: a change of our own,
+// or Fs that goes and comes back. The listing is not complete then. It counted as complete, and for as long
+// as Fs was held, names that others had made in between did not exist here.
+func TestAListingIsAsOldAsItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, own := range []bool{false, true} {
+			w := newWorld(t)
+			w.play(t, "dir d caps=pAsLsXsFs")
+			d := w.inos["d"]
+			n := w.rank.nodes[d]
+			w.play(t, "list a d", "r2 readdir d")
+			m := []wire.Message{&wire.Reply{Tid: w.rank.take(wire.OpReaddir).Tid, End: true, Entries: []wire.DirEntry{{Name: "x", Ino: 0x9000, Mode: 0o100000, Cookie: 10}}}}
+			if own {
+				w.play(t, "unlink u d x", "1 unlink d/x")
+				m = append(m, &wire.Reply{Tid: w.rank.take(wire.OpUnlink).Tid, Early: true})
+			} else {
+				revoke := w.rank.show(n, n.pending&^caps.FileShared, 0)
+				m = append(m, &wire.CapGrant{Op: wire.CapRevoke, Stat: *revoke}, &wire.CapGrant{Op: wire.CapGrantOp, Stat: *w.rank.show(n, n.pending|caps.FileShared, wire.MaskFile)})
+			}
+			w.rank.link.recv.Messages(m)
+			synctest.Wait()
+			w.events, w.results = nil, nil
+			if own {
+				w.play(t, "lookup l d x", "l: ENOENT")
+			} else {
+				w.play(t, "lookup l d z", "r3 lookup d/z")
+				w.play(t, "reply lookup errno=ENOENT", "l: ENOENT")
+			}
+			w.c.mu.Lock()
+			if w.c.inodes[d].dir.listing != nil {
+				t.Errorf("own %v: the listing counts as complete", own)
+			}
+			w.c.mu.Unlock()
+		}
+	})
+}

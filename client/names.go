@@ -122,6 +122,7 @@ func (c *Client) applyReply(cl *call) {
 	case wire.OpReaddir:
 		if d := c.inodes[r.Ino]; d != nil && m.Errno == 0 {
 			c.learnListing(cl.s, d, m, cl.sent)
+			cl.shown = c.ageOf(d)
 		}
 		return
 	default:

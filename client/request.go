@@ -25,6 +25,7 @@ type call struct {
 	undo  bool            // a lock's waiter that a signal ended: the rank is told to take it back
 	lost  []wire.FileLock // what the record of a lock's owner lost when it was sent: see Inode.weaken
 	vers  uint64          // … and the state of the record then
+	shown dirAge          // of a listing: how old its answer is
 }
 
 // ended reports whether the call has an answer, or will get none.
