@@ -259,10 +259,13 @@ func (c *Client) prune(inos ...wire.Ino) {
 func (c *Client) applyStat(s *session, st *wire.InodeStat) *Inode {
 	in := c.inodeFor(st.Ino)
 	in.moveTo(s)
-	had := in.cap.issued
+	had, before := in.cap.issued, in.cap
 	in.applyAttr(st)
 	if st.Cap != nil {
 		c.applyCap(in, st.Cap, false, false)
+		if r := &in.cap; r.issued != before.issued || r.pending != before.pending || r.maxSize != before.maxSize {
+			in.changed.wake() // a GRANT would have said it, had there been no answer to say it with
+		}
 	}
 	in.settleFresh(had, st)
 	return in
