@@ -150,6 +150,11 @@ func (w *World) unsettled() string {
 		if len(cfg.InSync) != min(3, len(w.nodes)) || cfg.Primary == wire.NoOSD {
 			return fmt.Sprintf("pg %v: S is %v, primary %d\n%s", pg, members(cfg.InSync), cfg.Primary, w.states())
 		}
+		for _, m := range cfg.InSync { // a disk that went when the faults ended is still to be found out about
+			if u := w.nodes[m.ID].store.UUID(); u != m.UUID {
+				return fmt.Sprintf("pg %v: S has a disk of osd.%d that is gone", pg, m.ID)
+			}
+		}
 	}
 	for _, n := range w.nodes {
 		if n.core == nil || n.store.Pending() > 0 {
