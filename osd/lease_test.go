@@ -87,3 +87,26 @@ func TestANewPrimaryWaitsItsOwnLeaseOut(t *testing.T) {
 		t.Error("not active when the lease has run out")
 	}
 }
+
+// R2: nobody knows what lease an earlier life of a store gave last, so a start counts as having given
+// one to somebody else, whichever PG it is; an empty store has given none.
+func TestAStartedStoreCountsAsHavingGivenALease(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		st := NewMemStore(wire.UUID{2})
+		if !fresh {
+			st = st.Crash(func(wire.PGID, int) int { return 0 })
+		}
+		const start = int64(7e9)
+		o := New(Config{ID: 1, Instance: inst(1), UpSet: func(*clustermap.OSDMap, wire.PGID) []wire.OSDID { return []wire.OSDID{1} },
+			Stored: func(wire.PGID, uint64, error) {}}, st, start)
+		o.Step(&Event{Kind: EvMap, Now: start + 1, Map: testMap(1, 5, 1, 1)})
+		o.Step(&Event{Kind: EvTick, Now: start + 2e9 - 1})
+		if p := o.order[0]; p.active != fresh {
+			t.Errorf("fresh %v: active %v one lease after the start", fresh, p.active)
+		}
+		o.Step(&Event{Kind: EvTick, Now: start + 2e9 + 2e9/64 + 1})
+		if p := o.order[0]; !p.active {
+			t.Errorf("fresh %v: not active when the lease has run out", fresh)
+		}
+	}
+}
