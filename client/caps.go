@@ -225,7 +225,12 @@ func (c *Client) update(in *Inode, wantMax uint64) {
 	u, s := c.makeUpdate(in, wantMax), in.at
 	if in.cap.unsaid = s.state != sessOpen; !in.cap.unsaid {
 		s.send(0, u)
-	} else if u.FlushTid != 0 {
+		return
+	}
+	if wantMax > in.cap.maxSize {
+		in.cap.askedMax = 0 // who waits for it asks again when there is somebody to ask
+	}
+	if u.FlushTid != 0 {
 		s.kept[len(s.kept)-1].unsent = true
 	}
 }
