@@ -23,6 +23,7 @@ type call struct {
 	asked int64           // of a lock that is waited for: when it was asked for
 	gone  bool            // the waiter has left
 	undo  bool            // a lock's waiter that a signal ended: the rank is told to take it back
+	said  bool            // … that was declared in the last reconnect
 	lost  []wire.FileLock // what the record of a lock's owner lost when it was sent: see Inode.weaken
 	vers  uint64          // … and the state of the record then
 	shown dirAge          // of a listing: how old its answer is
@@ -412,6 +413,9 @@ func (s *session) resendUnanswered(fl wire.ReqFlags) {
 	for _, tid := range s.readTids() {
 		cl := s.reads[tid]
 		switch {
+		case cl.undo && cl.said && fl == wire.ReqRetry: // interrupted since: this rank has only heard that it waits
+			s.c.cancelLock(cl)
+			continue
 		case cl.undo: // it was interrupted, and this rank has not heard of it
 			s.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
 			continue

@@ -543,8 +543,10 @@ func (s *session) sendReconnect() {
 	}
 	now := c.now()
 	for _, tid := range s.readTids() {
-		if r := s.reads[tid].req; r.Op == wire.OpSetlk && r.Lock.Wait && !s.reads[tid].undo {
-			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid, WaitedUs: uint64(now-s.reads[tid].asked) / 1000})
+		cl := s.reads[tid]
+		r := cl.req
+		if cl.said = r.Op == wire.OpSetlk && r.Lock.Wait && !cl.undo; cl.said {
+			m.Locks = append(m.Locks, wire.ReconnectLock{Ino: r.Ino, Lock: r.Lock, Waiting: true, Tid: tid, WaitedUs: uint64(now-cl.asked) / 1000})
 			cut()
 		}
 	}
