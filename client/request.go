@@ -117,7 +117,7 @@ func (c *Client) startOn(s *session, cl *call) {
 		defer c.sleepers.mu.Unlock()
 	}
 	r := cl.req
-	cl.s, cl.sent = s, s.valid
+	cl.s, cl.sent, cl.said = s, s.valid, false
 	if r.Op.Mutates() {
 		if c.wrong != 0 {
 			c.lies = lies{}
@@ -419,7 +419,7 @@ func (s *session) resendUnanswered(fl wire.ReqFlags) {
 		case cl.undo: // it was interrupted, and this rank has not heard of it
 			s.onReply(&wire.Reply{Tid: tid, Errno: uint32(syscall.EINTR)})
 			continue
-		case cl.req.Op == wire.OpSetlk && cl.req.Lock.Wait && fl == wire.ReqRetry:
+		case cl.said && fl == wire.ReqRetry:
 			continue // it was declared as a waiter; the rank answers its tid
 		}
 		cl.req.Flags = fl
