@@ -434,6 +434,14 @@ func (c *Client) nameOp(k *Caller, r *wire.Request, entry bool) (e Entry, err er
 	}
 	cl, err = c.do(k, r)
 	defer c.doneWith(cl)
+	if err != nil && len(r.Release) > 0 { // the kernel does not count the name as gone, and Ls is
+		if in := c.inodes[r.Release[0].Ino]; in != nil && in.attrUntil > c.now() && c.notifier != nil {
+			in.attrUntil = 0
+			c.ref(in)
+			c.voidAttrs(in)
+			c.unref(in)
+		}
+	}
 	if err != nil || !entry {
 		return e, err
 	}
