@@ -82,6 +82,10 @@ func (c *Client) onCap(s *session, m *wire.CapGrant) {
 	}
 	c.barrier = max(c.barrier, st.Cap.Barrier)
 	in := c.inodes[st.Ino]
+	if m.Op == wire.CapExport {
+		c.onExported(s, in, m.To)
+		return
+	}
 	if in == nil || in.at != s || in.cap.id == 0 && s.state == sessOpen && m.Op != wire.CapGrantOp {
 		// We dropped it meanwhile. A GRANT crossed our RELEASE, which the rank ignored then;
 		// a REVOKE must not be met with silence (Q-f, Q-g).
@@ -105,6 +109,19 @@ func (c *Client) onCap(s *session, m *wire.CapGrant) {
 	c.applyCap(in, st.Cap, m.Op == wire.CapRevoke, true)
 	in.settleFresh(had, st)
 	in.changed.wake()
+}
+
+// onExported takes in that an inode went to another rank with the directory that it lies below. What we had
+// of it we gave back before. A file that is open is announced there at once: the rank keeps what has lost
+// its last name for those who say so.
+func (c *Client) onExported(s *session, in *Inode, to wire.Rank) {
+	if in == nil || in.at != s || to < 0 || to >= wire.MaxRanks || to == s.num {
+		return // forgotten, or heard of already from the other rank
+	}
+	in.moveTo(c.sessionWith(to))
+	if in.opens != (opens{}) {
+		c.start(&wire.Request{Op: wire.OpOpen, Ino: in.ino, Want: in.wanted()}).gone = true // nobody waits for it
+	}
 }
 
 // sayBusy answers a second ask for what is at work: if an operation at the store is what it

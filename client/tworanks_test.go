@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/clustermap"
 	"github.com/capstan-fs/capstan/wire"
 )
@@ -425,4 +426,44 @@ func TestASignalFindsALockBetweenRanks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A file that is open when the directory above it goes to another rank is announced there by itself, and
+// what was at hand of it is not used any more; one that is not open is asked of that rank when it is needed.
+func TestAnOpenFileFollowsItsDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRanksWorld(t)
+		for ino, open := range map[wire.Ino]bool{fileF: true, fileF + 1: false} {
+			st := shown(ino)
+			st.Attr.Mode, st.Cap = 0o100644, &wire.Cap{ID: uint64(ino), Seq: 1, Pending: caps.Pin | caps.AuthShared | caps.FileShared | caps.FileRd | caps.FileCache}
+			w.c.mu.Lock()
+			w.c.ref(w.c.applyStat(w.c.rank0, st))
+			w.c.mu.Unlock()
+			if open {
+				if _, err := w.c.Open(&Caller{}, ino, 0, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, ino := range []wire.Ino{fileF, fileF + 1, fileF + 2} {
+			w.tell(0, &wire.CapGrant{Op: wire.CapExport, To: 1, Stat: wire.InodeStat{Ino: ino, Cap: &wire.Cap{}}})
+		}
+		q := w.next(1)
+		if q.Op != wire.OpOpen || q.Ino != fileF || q.Want&caps.FileRd == 0 {
+			t.Fatalf("rank 1 hears %+v", q)
+		}
+		w.quiet(1)
+		w.quiet(0)
+		st := shown(fileF)
+		st.Attr.Mode, st.Cap = 0o100644, &wire.Cap{ID: 7, Seq: 1, Pending: caps.Pin | caps.FileRd}
+		w.tell(1, &wire.Reply{Tid: q.Tid, Target: st})
+		w.tell(0, &wire.CapGrant{Op: wire.CapExport, To: 1, Stat: wire.InodeStat{Ino: fileF, Cap: &wire.Cap{}}}) // said again
+		synctest.Wait()
+		w.c.mu.Lock()
+		defer w.c.mu.Unlock()
+		f, g := w.c.inodes[fileF], w.c.inodes[fileF+1]
+		if f.at.num != 1 || f.cap.id != 7 || f.refs != 2 || g.at.num != 1 || g.cap.id != 0 || g.cap.issued != 0 || w.c.inodes[fileF+2] != nil {
+			t.Errorf("open: rank %d, cap %+v, %d references; not open: rank %d, cap %+v", f.at.num, f.cap, f.refs, g.at.num, g.cap)
+		}
+	})
 }

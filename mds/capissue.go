@@ -26,6 +26,9 @@ func (in *inode) issuable() caps.Bits {
 
 // allowed is what client c may hold of in, by the present rows.
 func (in *inode) allowed(c uint64) caps.Bits {
+	if in.rank.exportOf(in) != nil {
+		return caps.Pin // on its way to another rank, it and all above it
+	}
 	b := locker.Allowed(in, c)
 	if b.Has(caps.FileWr) {
 		b |= caps.FileAppend // a travels with w

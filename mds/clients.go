@@ -55,6 +55,7 @@ type sessionLive struct {
 	claims    []lockClaim         // reconnect: file locks, until active
 	refused   int64               // stale: when a file lock of it was first in the way of one who would not wait; 0: not yet
 	unplaced  []wire.ReconnectCap // of inodes that are not there, until clientreplay has ended
+	left      []leftCap           // of inodes that are at another rank, until the window has ended
 }
 
 // Times of 4.7 that derive from V, in nanoseconds. ε is 1 %.

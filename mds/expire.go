@@ -20,6 +20,7 @@ type expireState struct {
 	oldest  journal.Pos // objects before this were removed
 	due     bool        // look for what may go when the step comes to rest
 	busy    bool        // a header is being written
+	upto    journal.Pos // the journal is to begin here, however short it is (exporttree.go)
 	stopped func()      // runs when the journal holds one segment and nothing is dirty
 }
 
@@ -55,7 +56,8 @@ func (r *Rank) advanceExpire() {
 	if r.jw == nil || len(r.segs) == 0 {
 		return
 	}
-	if surplus := len(r.segs) - r.cfg.MaxSegments; surplus > 0 {
+	surplus := r.surplus(r.cfg.MaxSegments)
+	if surplus > 0 {
 		bound := r.segs[surplus].at.Pos
 		for i, n := 0, 0; i < len(r.dirtyDirs) && n < 16; i++ {
 			d := r.dirtyDirs[i]
@@ -69,7 +71,7 @@ func (r *Rank) advanceExpire() {
 	// Everything before the oldest dirty directory's first entry may go.
 	free := 0
 	for free+1 < len(r.segs) && (len(r.dirtyDirs) == 0 || r.segs[free+1].at.Pos <= r.dirtyDirs[0].since) &&
-		r.segs[free+1].at.Pos < r.durablePos && free < len(r.segs)-r.keepSegments() {
+		r.segs[free+1].at.Pos < r.durablePos && free < r.surplus(r.keepSegments()) {
 		free++
 	}
 	if free == 0 || r.expire.busy {
@@ -98,6 +100,15 @@ func (r *Rank) advanceExpire() {
 			}
 			r.advanceExpire()
 		})
+}
+
+// surplus is how many of the oldest segments are to go, of which keep may stay.
+func (r *Rank) surplus(keep int) int {
+	n := max(0, len(r.segs)-keep)
+	for n+1 < len(r.segs) && r.segs[n+1].at.Pos <= r.expire.upto {
+		n++
+	}
+	return n
 }
 
 func (r *Rank) keepSegments() int {

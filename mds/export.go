@@ -4,11 +4,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/capstan-fs/capstan/internal/must"
 	"github.com/capstan-fs/capstan/wire"
 )
 
-// Export: the rank that owns an empty directory gives it to another one (docs/ranks.md, 5.4). It is
-// driven by the request that asked for it, which holds the directory's locks meanwhile:
+// Export: the rank that owns a directory gives it to another one (docs/ranks.md, 5.4). It is driven by
+// the request that asked for it, which holds the directory's locks meanwhile; what lies below one with
+// contents is looked after before (exporttree.go):
 //
 //	take the locks: caps and leases come home, and nobody changes anything
 //	offer ──▶ Imported          the other side has journaled that it may own it
@@ -19,16 +21,16 @@ import (
 
 // export is an attempt under way.
 type export struct {
-	in       *inode
-	q        *request
-	req      uint64 // … as which it is known: request structs are used again
-	to       wire.Rank
-	attempt  uint64 // 0: the locks are being taken
-	pin      int32
-	acked    bool
-	cleaning bool // its object is brought up to date first
-	refused  errno
-	waiters  []func() // requests that name the directory meanwhile
+	in      *inode
+	q       *request
+	req     uint64 // … as which it is known: request structs are used again
+	to      wire.Rank
+	attempt uint64 // 0: the locks are being taken
+	pin     int32
+	acked   bool
+	refused errno
+	waiters []func() // requests that name the directory meanwhile
+	tree    exportTree
 }
 
 func (x *export) alive() bool { return x.q.alive && x.q.set.Owner.Req == x.req }
@@ -49,87 +51,65 @@ func (r *Rank) sortedExports() []*export {
 
 // inTransit parks a request that names a directory on its way to another rank by number; the one
 // that drives the export goes on.
-func (r *Rank) inTransit(q *request, in *inode) errno {
-	x := r.exports[in.ino()]
+func (r *Rank) inTransit(q *request, x *export) errno {
 	if x.req == q.set.Owner.Req {
 		return ok
 	}
 	x.waiters = append(x.waiters, r.waker(q))
-	return r.parkFree(q, "the directory is on its way to another rank")
+	return r.parkFree(q, whyLeaving)
 }
 
 // nobody owns the locks of an export: a lease of who asks for it is taken back like any other.
 const nobody = ^uint64(0)
 
-// leasedNames is how many names of the directory are locked at a time in order to take their leases back.
-const leasedNames = 64
-
-// planExport makes q give in, whose names are all known, to rank to.
+// planExport makes q give in to rank to.
 func (r *Rank) planExport(q *request, in *inode, to wire.Rank, pin int32) errno {
-	d := in.dir
-	if d.hdr.Entries != 0 {
-		return eNOTEMPTY
-	}
-	if in.file != nil && in.file.locks != nil && !in.file.locks.Empty() {
-		return eBUSY // whose waiters and holders know this rank
-	}
-	x := r.exports[in.ino()]
-	if e := r.mayTake(to); e == eINVAL || e != ok && x == nil {
-		return e // a rank that fails over meanwhile is waited for
-	}
-	if x == nil {
-		r.exports[in.ino()] = &export{in: in, q: q, req: q.set.Owner.Req, to: to, pin: pin}
-		in.moving = true
+	if e := r.planTree(q, in, to, pin); e != ok {
+		return e
 	}
 	for _, l := range []int{lockFile, lockAuth, lockLink, lockXattr, lockFlock} {
 		q.set.X(&in.locks[l])
 	}
-	n := 0
-	for _, dn := range d.sortedNames() {
-		if len(dn.leases) > 0 && n < leasedNames && q.nDn < len(q.pinnedDn) {
-			n++
-			q.set.X(&q.pinDentry(dn).locks[0])
-		}
-	}
 	return ok
 }
 
-// mayTake reports whether a directory may be given to a rank.
-func (r *Rank) mayTake(to wire.Rank) errno {
-	if to == r.cfg.Rank {
+// mayTake reports whether a directory may be given to a rank. One that is failing over is waited for: before an
+// attempt begins here, later like any peer. (EAGAIN would not do: the kernel makes EOPNOTSUPP of it.)
+func (r *Rank) mayTake(q *request, to wire.Rank, begins bool) errno {
+	switch {
+	case to == r.cfg.Rank:
+		return ok
+	case r.fsmap == nil:
+	case !r.there(to):
+		return eINVAL
+	case r.fsmap.Ranks[to].State == stateActive:
 		return ok
 	}
+	if !begins {
+		return ok
+	}
+	r.mapWaits = append(r.mapWaits, mapWait{r.now + mapPatience, r.waker(q)})
+	return r.parkFree(q, whyNotActive)
+}
+
+// there reports whether a rank is, or should be.
+func (r *Rank) there(n wire.Rank) bool {
 	if r.fsmap == nil {
-		return eAGAIN
+		return true
 	}
-	in, there := r.fsmap.Ranks[to]
-	switch {
-	case !there || uint32(to) >= r.fsmap.MaxRanks:
-		return eINVAL // there is no such rank
-	case in.State != stateActive:
-		return eAGAIN
-	}
-	return ok
+	_, there := r.fsmap.Ranks[n]
+	return there && uint32(n) < r.fsmap.MaxRanks
 }
 
 // export drives the attempt of q, all locks held. gone: it is done, the directory is the other
 // rank's, and the entry at q.pos says so.
 func (r *Rank) export(q *request, in *inode) (gone bool, e errno) {
-	x, d := r.exports[in.ino()], in.dir
-	for _, dn := range d.names {
-		if len(dn.leases) > 0 {
-			r.ready = append(r.ready, q) // a further batch
-			return false, r.park(q, "leases on names come back")
-		}
+	x := r.exports[in.ino()]
+	if done, e := r.driveTree(q, x); !done {
+		return false, e
 	}
 	switch {
-	case x.attempt == 0 && len(d.dirty) > 0:
-		// Names that went are still in the directory's object, and only we know that they are gone.
-		x.cleaning = true
-		r.flush(d)
-		return false, r.park(q, "the directory is being written")
 	case x.attempt == 0:
-		x.cleaning = false
 		r.exportSeq++
 		x.attempt = uint64(r.cfg.Epoch)<<32 | r.exportSeq
 		r.offer(x)
@@ -138,9 +118,6 @@ func (r *Rank) export(q *request, in *inode) (gone bool, e errno) {
 		return false, r.park(q, "another rank is asked to take the directory")
 	case x.refused != ok:
 		return false, x.refused
-	case d.flushing || d.fetching || d.fetchingHeader || in.home.dir.flushing:
-		// What is on its way to the objects is ours: once the other side owns it, it writes them.
-		return false, r.park(q, "the directory is being written")
 	}
 	r.commitExport(q, x)
 	return true, ok
@@ -161,6 +138,8 @@ func (r *Rank) offer(x *export) {
 // the table says whose the directory is, in one entry.
 func (r *Rank) commitExport(q *request, x *export) {
 	in, home := x.in, x.in.home
+	list, e := r.treeOf(in)
+	must.Holdf(e == ok, "%v: errno %d of what is below it", in, e)
 	line := moveRec{Ino: in.ino(), State: moveGiven, Rank: x.to, Attempt: x.attempt, Named: true, Parent: home.dir.in.ino(), Name: home.name, Path: r.pathOf(in)}
 	if t := r.moves[in.ino()]; t != nil {
 		line.Named, line.Parent, line.Name, line.Path = false, t.Parent, t.Name, t.Path
@@ -183,10 +162,7 @@ func (r *Rank) commitExport(q *request, x *export) {
 	ent.dentry(home)
 	r.setMove(ent, line)
 	q.pos = r.submit(ent)
-	for in.ledger.Len() > 0 { // p alone: who has it asks us next, and is sent on
-		rec := in.ledger.All()[0]
-		r.dropCap(in, r.sessionOf(rec.Client), rec)
-	}
+	r.forgetTree(x, list, q.pos)
 	r.tellPeer(x.to, q.pos, &wire.ExportEnd{Ino: in.ino(), Attempt: x.attempt, Won: true})
 	r.dropExport(x)
 }
@@ -195,6 +171,9 @@ func (r *Rank) commitExport(q *request, x *export) {
 func (r *Rank) dropExport(x *export) {
 	delete(r.exports, x.in.ino())
 	x.in.moving = false
+	if !slices.Contains(r.gone, x.in) {
+		r.unfreeze(x)
+	}
 	r.engine.Changed(x.in)
 	r.engine.Reissue(x.in)
 	for _, fn := range x.waiters {
@@ -217,7 +196,7 @@ func (r *Rank) tendExports() {
 		return
 	}
 	for _, x := range r.sortedExports() {
-		if x.alive() && (x.acked || x.cleaning && !x.in.dir.flushing && !x.in.dir.fetching || r.mayTake(x.to) == eINVAL) {
+		if x.alive() && (r.treeMoves(x) || !r.there(x.to) && x.to != r.cfg.Rank) {
 			r.ready = append(r.ready, x.q)
 		}
 	}
@@ -315,7 +294,7 @@ func (r *Rank) wantBack(q *request, dn *dentry) errno {
 		}
 		wake()
 	})
-	return r.parkFree(q, "another rank is asked for the directory")
+	return r.parkFree(q, whyAskedBack)
 }
 
 // onKept: it stays where it is.
@@ -358,7 +337,9 @@ var opGiveBack = opDesc{
 		if e == ok {
 			q.in = in
 			q.set.Owner.Client = nobody
-			if _, e = r.complete(q, in); e == ok {
+			if _, e = r.complete(q, in); e == ok && in.dir.hdr.Entries != 0 {
+				e = eNOTEMPTY // it is asked for in order to be removed
+			} else if e == ok {
 				e = r.planExport(q, in, r.moves[q.Ino].Rank, 0)
 			}
 		}

@@ -42,19 +42,17 @@ func (r *Rank) onExport(from wire.Rank, m *wire.Export) {
 
 // refuses says why a directory is not taken.
 func (r *Rank) refuses(from wire.Rank, t *move, m *wire.Export) errno {
-	_, hdr, err := decodeMoved(m.Ino, m.Dentry, m.Header)
+	_, _, err := decodeMoved(m.Ino, m.Dentry, m.Header)
 	switch {
 	case err != nil:
 		r.logf(LogError, "mds.%d offers a directory that cannot be read: %v", from, err)
 		return eIO
-	case hdr.Entries != 0:
-		return eNOTEMPTY
 	case m.Back && (t == nil || t.State == moveTaken || t.Rank != from || !t.Named):
 		return eSTALE // its name is not ours
 	case !m.Back && t != nil && (t.State != movePending || t.Rank != from):
 		return eBUSY
 	case !m.Back && r.retiring:
-		return eAGAIN // there should be fewer ranks
+		return eBUSY // there should be fewer ranks
 	case !m.Back && r.inodes[m.Ino] != nil:
 		return eBUSY
 	}
@@ -77,8 +75,14 @@ func (r *Rank) onExportEnd(from wire.Rank, m *wire.ExportEnd) {
 	switch {
 	case t == nil || t.Rank != from || t.Attempt != m.Attempt:
 		if m.Won {
-			// We had it and gave it on, or back: whoever asks for it is told by the table.
-			r.tellPeer(from, r.jw.End(), &wire.ImportEnded{Ino: m.Ino, Attempt: m.Attempt})
+			// We had it and gave it on, or back: whoever asks for it is told by the table. Or it is home
+			// again: then the index must say so before its other rank forgets.
+			end := func() { r.tellPeer(from, r.jw.End(), &wire.ImportEnded{Ino: m.Ino, Attempt: m.Attempt}) }
+			if in := r.inodes[m.Ino]; t == nil && in != nil && in.home != nil {
+				r.whenIndexed(in.home, end)
+			} else {
+				end()
+			}
 		}
 	case t.State == moveTaken:
 		r.tellPeer(from, r.jw.End(), &wire.ImportEnded{Ino: m.Ino, Attempt: m.Attempt})
@@ -158,13 +162,16 @@ func (r *Rank) install(t *move, at *dir, name string) {
 	r.bind(dn, dnHome, in)
 	r.count(dn, +1)
 	d := r.newDir(in)
-	d.loaded, d.complete, d.hdr = true, true, hdr
+	d.loaded, d.complete, d.hdr = true, hdr.Entries == 0, hdr
+	if !d.complete {
+		r.awaitGuests()
+	}
 	r.owes(in)
 	ent.dentry(dn)
 	ent.header(d)
 	r.setMove(ent, line)
 	pos := r.submit(ent)
-	r.tellPeer(t.Rank, pos, &wire.ImportEnded{Ino: t.Ino, Attempt: t.Attempt})
+	r.whenIndexed(dn, func() { r.tellPeer(t.Rank, pos, &wire.ImportEnded{Ino: t.Ino, Attempt: t.Attempt}) })
 	r.used(in)
 	t.wake()
 }

@@ -71,51 +71,76 @@ func (r *Rank) indexOps(d *dir) (objs []wire.ObjectID, ops [][]wire.ObjOp) {
 	return objs, ops
 }
 
-// openByIno finds an inode by number, and what lies above it; done gets nil when it is nowhere.
-func (r *Rank) openByIno(ino wire.Ino, done func(*inode)) { r.openDepth(ino, 0, done) }
+// place is where an inode is, as far as this rank can tell.
+type place struct {
+	in   *inode    // here
+	rank wire.Rank // in nil: another rank's; NoRank: nowhere, or on its way
+	m    *move     // it is on its way, at or below this directory, and it is not decided whose it is
+}
 
-func (r *Rank) openDepth(ino wire.Ino, depth int, done func(*inode)) {
+// openByIno finds an inode of ours by number, and what lies above it; done gets nil when it is nowhere here.
+func (r *Rank) openByIno(ino wire.Ino, done func(*inode)) {
+	r.locate(ino, 0, func(p place) { done(p.in) })
+}
+
+// locate finds an inode by number, whoever has it: up the index to a directory that is cached here, was
+// handed over, or is the root or the links directory of some rank. Every line of what was handed over is
+// in the index before that (checkpoint in exporttree.go), and the line of the directory itself before the
+// rank it comes from forgets that it went (indexWait); so a line may be old, but leads to the right rank.
+func (r *Rank) locate(ino wire.Ino, depth int, done func(place)) {
 	if in := r.inodes[ino]; in != nil && !in.stub {
-		done(in)
+		done(place{in: in})
 		return
 	}
-	if ino < wire.FirstFreeIno || depth > 4096 {
-		done(nil)
-		return
+	nowhere := place{rank: wire.NoRank}
+	here := func() {
+		if in := r.inodes[ino]; in != nil && !in.stub {
+			done(place{in: in})
+			return
+		}
+		done(nowhere)
 	}
-	if m := r.moves[ino]; m != nil && m.State == moveTaken {
-		r.openIn(r.linksDir(ino), ino, strayName(ino), func() {
-			in := r.inodes[ino]
-			if in != nil && in.stub {
-				in = nil
-			}
-			done(in)
-		})
+	switch m := r.moves[ino]; {
+	case depth > 4096:
+		done(nowhere)
 		return
-	}
-	if r.owner(ino) != r.cfg.Rank {
-		done(nil)
+	case ino < wire.FirstFreeIno:
+		if at := ino.SystemRank(); at != r.cfg.Rank {
+			nowhere.rank = at
+		}
+		done(nowhere)
+		return
+	case m == nil:
+	case m.State == moveGiven:
+		done(place{rank: m.Rank})
+		return
+	case m.State == movePending:
+		done(place{rank: wire.NoRank, m: m})
+		return
+	case m.State == moveTaken:
+		r.openIn(r.linksDir(ino), ino, strayName(ino), here)
 		return
 	}
 	get := []wire.ObjOp{{Kind: wire.ObjOmapGet, Keys: []string{indexKey(ino)}}}
 	r.object(0, r.indexObject(ino), get, func(e uint32, res []wire.ObjResult) {
 		var rec indexRec
 		if e != 0 || len(res) != 1 || len(res[0].Pairs) != 1 || wire.Unmarshal(res[0].Pairs[0].Val, &rec) != nil {
-			done(nil)
+			if at := r.giver(ino); at != r.cfg.Rank {
+				nowhere.rank = at
+			}
+			here()
 			return
 		}
-		r.openDepth(rec.Dir, depth+1, func(dir *inode) {
-			if dir == nil || !dir.isDir() {
-				done(nil)
+		r.locate(rec.Dir, depth+1, func(p place) {
+			if p.in == nil {
+				done(p)
 				return
 			}
-			r.openIn(r.dirOf(dir), ino, rec.Name, func() {
-				in := r.inodes[ino]
-				if in != nil && in.stub {
-					in = nil
-				}
-				done(in)
-			})
+			if !p.in.isDir() {
+				done(nowhere)
+				return
+			}
+			r.openIn(r.dirOf(p.in), ino, rec.Name, here)
 		})
 	})
 }

@@ -112,7 +112,7 @@ func (r *Rank) trim() {
 // inode below.
 func (r *Rank) mayTrim(in *inode) bool {
 	if in.dead || in.pins != 0 || in.owes || in.stub || in.home == nil || in.home.dir.in == r.base || r.capsHeld(in) || r.fileBusy(in) ||
-		in.purging || in.rec.Nlink == 0 || in.rest.pos > r.durablePos || in.home.dirty || in.home.pins != 0 || in.home.dir.flushing {
+		in.purging || in.rec.Nlink == 0 || r.exportOf(in) != nil || in.rest.pos > r.durablePos || in.home.dirty || in.home.pins != 0 || in.home.dir.flushing {
 		return false
 	}
 	for i := range in.locks {

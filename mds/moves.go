@@ -125,10 +125,18 @@ func (r *Rank) replayMove(rec *moveRec) {
 	}
 }
 
+const (
+	whyArriving = "the directory is on its way from another rank"
+	whyLeaving  = "the directory is on its way to another rank"
+
+	whyNotActive = "the other rank is failing over"
+	whyAskedBack = "another rank is asked for the directory"
+)
+
 // undecided parks q until it is known whose directory m is.
 func (r *Rank) undecided(q *request, m *move) errno {
 	m.waiters = append(m.waiters, r.waker(q))
-	return r.parkFree(q, "the directory is on its way from another rank")
+	return r.parkFree(q, whyArriving)
 }
 
 func (m *move) wake() {

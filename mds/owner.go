@@ -9,20 +9,15 @@ import (
 // Who owns what. A rank serves what it owns and nothing else: a request that names something of
 // another rank is answered with a redirect, and one that would need two ranks with EXDEV.
 //
-// An inode belongs to the rank that gave its number out, which the FSMap tells by the range that the
-// number is of, but for directories that were given to another rank (moves.go): what is made below
-// those has numbers of that rank.
+// Whose an inode is follows from where it is at home: it belongs to the rank that has the nearest
+// directory above it that was handed over, or to rank 0, which has the root (locate in index.go). What
+// was never flushed has no line in the index, and was never handed over with a directory either: it
+// is still with the rank that gave its number out, which the FSMap tells by the number's range.
 
-// owner is the rank that owns inode number ino, as far as this one knows. A number of a range that
+// giver is the rank that gave inode number ino out, as far as this one knows. A number of a range that
 // has no rank any more is ours to call stale, and so is one of a rank that has stopped: it owned
 // nothing then. NoRank: the range was given out after our map was made.
-func (r *Rank) owner(ino wire.Ino) wire.Rank {
-	if m := r.moves[ino]; m != nil {
-		if m.State == moveGiven {
-			return m.Rank
-		}
-		return r.cfg.Rank
-	}
+func (r *Rank) giver(ino wire.Ino) wire.Rank {
 	if ino < wire.FirstFreeIno || r.fsmap == nil || slices.Contains(r.cfg.InoRanges, uint64(ino)>>40) {
 		if ino == wire.RootIno {
 			return 0
@@ -91,11 +86,11 @@ func (r *Rank) mapTick() int64 {
 // elsewhere refuses a request that names ino, of another rank: the answer tells the client whom to
 // ask when it is what the request is addressed by, and that two ranks would be needed when it is the
 // other thing that the request is about.
-func (r *Rank) elsewhere(q *request, ino wire.Ino) errno {
+func (r *Rank) elsewhere(q *request, ino wire.Ino, at wire.Rank) errno {
 	if ino != q.Ino {
 		return eXDEV
 	}
-	q.to = r.owner(ino)
+	q.to = at
 	return redirected
 }
 

@@ -122,7 +122,7 @@ func (r *Rank) peerUp(to wire.Rank) {
 		}
 	}
 	for _, x := range r.sortedExports() {
-		if x.to == to && !x.acked {
+		if x.to == to && x.attempt != 0 && !x.acked {
 			r.offer(x)
 		}
 	}

@@ -2,8 +2,11 @@ package mds
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/capstan-fs/capstan/caps"
 	"github.com/capstan-fs/capstan/wire"
 )
 
@@ -48,7 +51,6 @@ func TestAPinnedDirectoryIsAnotherRanks(t *testing.T) {
 	}
 	rk.bounds(u, d, f)
 
-	u.fails(&wire.Request{Op: wire.OpSetxattr, Ino: d, Xname: pinXattr, Xval: []byte("-1")}, eNOTEMPTY)
 	u.fails(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"}, eNOTEMPTY)
 	u.must(&wire.Request{Op: wire.OpUnlink, Ino: sub, Name: "g"})
 	u.must(&wire.Request{Op: wire.OpRmdir, Ino: d, Name: "sub"})
@@ -133,12 +135,60 @@ type handOver struct {
 	run    func(u *user, d wire.Ino)
 	owner  wire.Rank
 	gone   bool
+	full   bool // there are files and directories in it
 }
 
 var handOvers = []handOver{
-	{"pin", false, func(u *user, d wire.Ino) { u.pin(d, 1) }, 1, false},
-	{"unpin", true, func(u *user, d wire.Ino) { u.pin(d, -1) }, 0, false},
-	{"rmdir", true, func(u *user, d wire.Ino) { u.ask(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"}) }, 0, true},
+	{"pin", false, func(u *user, d wire.Ino) { u.pin(d, 1) }, 1, false, false},
+	{"unpin", true, func(u *user, d wire.Ino) { u.pin(d, -1) }, 0, false, false},
+	{"rmdir", true, func(u *user, d wire.Ino) { u.ask(&wire.Request{Op: wire.OpRmdir, Ino: root, Name: "d"}) }, 0, true, false},
+	{"pin with contents", false, func(u *user, d wire.Ino) { u.pin(d, 1) }, 1, false, true},
+	{"unpin with contents", true, func(u *user, d wire.Ino) { u.pin(d, -1) }, 0, false, true},
+}
+
+// contents are what a directory that is handed over has in it, in use by two users.
+type contents struct {
+	d, a, sub, deep, h wire.Ino
+}
+
+func (rk *ranks) fill(u, v *user, d wire.Ino) *contents {
+	rk.t.Helper()
+	c := &contents{d: d}
+	c.a = v.create(d, "a")
+	c.sub = u.mkdir(d, "sub")
+	v.lookup(d, "sub")
+	c.deep = v.mkdir(c.sub, "deep")
+	u.lookup(c.sub, "deep")
+	c.h = u.create(c.deep, "h")
+	u.must(&wire.Request{Op: wire.OpOpen, Ino: c.h, Want: caps.FileRd | caps.FileWr | caps.FileShared | caps.FileCache})
+	v.lookup(d, "nothing")
+	v.must(&wire.Request{Op: wire.OpReaddir, Ino: c.sub, Max: 10})
+	return c
+}
+
+// check sees whether all is there, under its name and by its number, whichever rank is asked first.
+func (c *contents) check(u *user, owner wire.Rank) {
+	t := u.rk.t
+	t.Helper()
+	for _, x := range []struct {
+		dir, ino wire.Ino
+		name     string
+	}{{c.d, c.a, "a"}, {c.d, c.sub, "sub"}, {c.sub, c.deep, "deep"}, {c.deep, c.h, "h"}} {
+		if got := u.lookup(x.dir, x.name); got != x.ino {
+			t.Errorf("%v/%s is %v, was %v", x.dir, x.name, got, x.ino)
+		}
+		for n := range u.rk.w {
+			u.at[x.ino] = wire.Rank(n)
+			if u.must(&wire.Request{Op: wire.OpGetattr, Ino: x.ino}); u.at[x.ino] != owner {
+				t.Errorf("who asks mds.%d for %v comes to mds.%d, not %d", n, x.ino, u.at[x.ino], owner)
+			}
+		}
+		for _, w := range u.rk.w {
+			if in := w.r.inodes[x.ino]; in != nil && !in.stub && w.cfg.Rank != owner {
+				t.Errorf("%v is in the cache of mds.%d", x.ino, w.cfg.Rank)
+			}
+		}
+	}
 }
 
 // playHandOver runs one with victims dying at point n, and returns how many points there were.
@@ -159,6 +209,12 @@ func playHandOver(t *testing.T, sc handOver, seed int64, n int, victims []wire.R
 		}
 	}
 	v.must(&wire.Request{Op: wire.OpReaddir, Ino: d})
+	var in *contents
+	files := "1"
+	if sc.full {
+		in = rk.fill(u, v, d)
+		files = "3"
+	}
 	rk.rest()
 	rk.events, rk.log = 0, nil
 	rk.crash = func(at int) bool {
@@ -189,6 +245,9 @@ func playHandOver(t *testing.T, sc handOver, seed int64, n int, victims []wire.R
 		if got := v.lookup(root, "d"); got != d {
 			t.Fatalf("the name leads to %v", got)
 		}
+		if sc.full {
+			in.check(v, sc.owner)
+		}
 		f := v.create(d, "f")
 		if int64(f>>40) != int64(sc.owner)+1 {
 			t.Errorf("%v is not mds.%d's number", f, sc.owner)
@@ -197,7 +256,7 @@ func playHandOver(t *testing.T, sc handOver, seed int64, n int, victims []wire.R
 			t.Error("the other client does not see it")
 		}
 		rk.rest()
-		if got := u.vxattr(root, "ceph.dir.rfiles"); got != "1" {
+		if got := u.vxattr(root, "ceph.dir.rfiles"); got != files {
 			t.Errorf("%s files below the root", got)
 		}
 	} else if got := v.lookup(root, "d"); got != 0 {
@@ -213,6 +272,9 @@ func playHandOver(t *testing.T, sc handOver, seed int64, n int, victims []wire.R
 		}
 		if u.lookup(d, "f") == 0 {
 			t.Error("the file is gone")
+		}
+		if sc.full {
+			in.check(u, sc.owner)
 		}
 	}
 	rk.fsck("in the end")
@@ -238,5 +300,158 @@ func TestTheExportersJournalDecides(t *testing.T) {
 		if m, is := rk.mail[line][0].(*wire.ExportEnd); !is || m.Won != won || m.Attempt != attempt {
 			t.Errorf("attempt %d: %+v", attempt, rk.mail[line][0])
 		}
+	}
+}
+
+// Who waits for a directory on its way hears who takes it along, and that one whose caps are still out.
+func TestAHandOverSaysWhomItWaitsFor(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u, v := rk.user(), rk.user()
+	d := u.mkdir(root, "d")
+	in := rk.fill(v, u, d)
+	rk.rest()
+	v.c[0].passive, u.c[0].passive = true, true
+	u.c[0].ask(&wire.Request{Op: wire.OpSetxattr, Ino: d, Xname: pinXattr, Xval: []byte("1")})
+	r := rk.w[0].r
+	rk.w[0].until("the freeze", func() bool { return r.exportOf(r.inodes[in.h]) != nil })
+	u.c[0].ask(&wire.Request{Op: wire.OpLookup, Ino: in.deep, Name: "h"})
+	rk.w[0].until("a lookup that waits", func() bool { return slices.ContainsFunc(r.Why(), func(w Wait) bool { return w.Op == "lookup" }) })
+	var driver, below string
+	for _, w := range r.Why() {
+		switch w.Op {
+		case "setxattr":
+			driver = w.On[0].Kind + ": " + w.On[0].Text
+		case "lookup":
+			below = w.On[0].Kind + ": " + w.On[0].Text
+		}
+	}
+	if !strings.HasPrefix(driver, "client: ") || !strings.Contains(driver, "to give back") {
+		t.Errorf("the hand-over waits for %q", driver)
+	}
+	if !strings.HasPrefix(below, "request: setxattr") || !strings.Contains(below, "hands /d to mds rank 1") {
+		t.Errorf("a lookup below waits for %q", below)
+	}
+}
+
+// A client that has a file open keeps it over the hand-over, though its name goes before the client comes to
+// the new rank: nothing is purged there at first. It is told where to go; when it has let go the file goes too.
+func TestAnOpenFileOutlivesAHandOver(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u, v := rk.user(), rk.user()
+	d := u.mkdir(root, "d")
+	in := rk.fill(u, v, d)
+	rk.rest()
+	u.c[0].msgs = nil
+	if rep := v.pin(d, 1); rep.Errno != 0 {
+		t.Fatal(rep.Errno)
+	}
+	rk.rest()
+	told := map[wire.Ino]wire.Rank{}
+	for _, m := range u.c[0].msgs {
+		if g, is := m.(*wire.CapGrant); is && g.Op == wire.CapExport {
+			told[g.Stat.Ino] = g.To
+		}
+	}
+	for _, ino := range []wire.Ino{in.sub, in.deep, in.h} {
+		if told[ino] != 1 {
+			t.Errorf("of %v the client was told %v", ino, told)
+		}
+	}
+	purged := func() bool { return rk.w[1].r.inodes[in.h] == nil }
+	v.lookup(d, "sub")
+	v.lookup(in.sub, "deep")
+	v.must(&wire.Request{Op: wire.OpUnlink, Ino: in.deep, Name: "h"})
+	rk.rest()
+	if purged() {
+		t.Fatal("it is gone")
+	}
+	u.at[in.h] = 1
+	u.must(&wire.Request{Op: wire.OpOpen, Ino: in.h, Want: caps.FileRd | caps.FileShared})
+	for range 20 {
+		rk.w[0].tick(rk.w[1].r.validity() / 5)
+	}
+	rk.rest()
+	if purged() {
+		t.Fatal("it is gone, and somebody has it open")
+	}
+	c := u.c[1]
+	cp := c.caps[in.h]
+	c.post(0, &wire.CapRelease{Caps: []wire.ReleasedCap{{Ino: in.h, CapID: cp.ID, Mseq: cp.Mseq, IssueSeq: cp.Seq}}})
+	for range 20 {
+		rk.w[0].tick(rk.w[1].r.validity() / 5)
+		rk.rest()
+	}
+	if !purged() {
+		t.Error("nobody has it open, and it is still there")
+	}
+	rk.fsck("in the end")
+}
+
+// What cannot be moved with a directory is refused, and the directory goes on as it was.
+func TestWhatADirectoryMayNotHoldWhenItIsHandedOver(t *testing.T) {
+	rk := newRanks(t, 1, 3)
+	u, v := rk.user(), rk.user()
+	d := u.mkdir(root, "d")
+	in := rk.fill(u, v, d)
+	refused := func(e errno) {
+		t.Helper()
+		if rep := u.pin(d, 1); rep.Errno != uint32(e) {
+			t.Fatalf("errno %d, want %d", rep.Errno, e)
+		}
+		rk.rest()
+		v.must(&wire.Request{Op: wire.OpSetattr, Ino: in.h, Set: wire.SetMode, Attr: wire.SetAttr{Mode: 0o600}})
+		in.check(u, 0)
+	}
+	u.must(&wire.Request{Op: wire.OpLink, Ino: in.sub, Name: "twin", Other: in.h})
+	refused(eMLINK)
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: in.sub, Name: "twin"})
+	refused(eMLINK) // it is at home in links/ for good
+	u.must(&wire.Request{Op: wire.OpUnlink, Ino: in.deep, Name: "h"})
+	in.h = u.create(in.deep, "h")
+	lock := wire.FileLock{Type: wire.LockWrite, End: 10, Owner: 1}
+	u.must(&wire.Request{Op: wire.OpSetlk, Ino: in.h, Lock: lock})
+	refused(eBUSY)
+	lock.Type = wire.LockUnlock
+	u.must(&wire.Request{Op: wire.OpSetlk, Ino: in.h, Lock: lock})
+	e := u.mkdir(in.deep, "e")
+	if rep := u.pin(e, 2); rep.Errno != 0 {
+		t.Fatal(rep.Errno)
+	}
+	refused(eBUSY)
+	u.must(&wire.Request{Op: wire.OpRmdir, Ino: in.deep, Name: "e"})
+	if rep := u.pin(d, 1); rep.Errno != 0 {
+		t.Fatal(rep.Errno)
+	}
+	in.check(v, 1)
+	rk.rest()
+	rk.fsck("in the end")
+}
+
+// A pin to a rank that is failing over waits for it, and says so.
+func TestAPinWaitsForItsRank(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u := rk.user()
+	d := u.mkdir(root, "d")
+	u.create(d, "f")
+	w := rk.w[0]
+	down := rk.fsmap.Clone()
+	in := down.Ranks[1]
+	in.State = stateReplay
+	down.Ranks[1] = in
+	w.step(Event{Kind: Maps, FSMap: down})
+	tid := u.c[0].ask(&wire.Request{Op: wire.OpSetxattr, Ino: d, Xname: pinXattr, Xval: []byte("1")})
+	for range 40 {
+		for rk.progress() {
+		}
+		w.tick(mapPatience / 4)
+	}
+	why := w.r.Why()
+	if u.c[0].replies[tid] != nil || len(why) != 1 || why[0].On[0].Text != "mds rank 1 to be active again" {
+		t.Fatalf("answered %+v; waits: %+v", u.c[0].replies[tid], why)
+	}
+	w.step(Event{Kind: Maps, FSMap: rk.fsmap})
+	w.until("the pin", func() bool { return u.c[0].replies[tid] != nil })
+	if rep := u.c[0].replies[tid]; rep.Errno != 0 {
+		t.Errorf("errno %d", rep.Errno)
 	}
 }

@@ -20,6 +20,7 @@ type strayState struct {
 	queue    []*purge // being deleted or waiting for their turn
 	flight   int
 	finished []*inode // objects gone, entry due
+	guests   int64    // until then nothing is purged: clients may have it open and say so
 }
 
 type purge struct {
@@ -60,7 +61,7 @@ func (in *inode) blocksOf(n uint64) uint64 {
 // before the reconnect window is over: a client may still have the file open.
 func (r *Rank) purgeSome() {
 	st := &r.strays
-	if r.jw == nil || r.state != stateActive {
+	if r.jw == nil || r.state != stateActive || r.now < st.guests {
 		return
 	}
 	for _, in := range st.maybe {

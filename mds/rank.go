@@ -88,6 +88,7 @@ type Rank struct {
 	exports    map[wire.Ino]*export // on their way to another rank
 	exportSeq  uint64
 	gone       []*inode // given away in this step
+	indexWaits []indexWait
 	peers      []*peer
 	earlyPeers []Event
 	self       *session // requests of the rank's own
@@ -199,7 +200,7 @@ func (r *Rank) Step(ev Event) *Effects {
 	r.background()
 	r.pump()
 	r.eff.State = r.state
-	r.eff.NextTick = soonest(soonest(soonest(r.sessionTick(), r.lingerTick()), r.nestTick()), r.mapTick())
+	r.eff.NextTick = soonest(soonest(soonest(r.sessionTick(), r.lingerTick()), r.nestTick()), soonest(r.mapTick(), r.guestTick()))
 	if r.cfg.Check {
 		r.mustHold()
 	}
@@ -276,6 +277,8 @@ func (r *Rank) background() {
 	r.purgeSome()
 	r.continueCuts()
 	r.settleNests()
+	r.beginAnew()
+	r.tendIndexWaits()
 	r.segmentHead()
 	if r.expire.due {
 		r.expire.due = false

@@ -272,10 +272,22 @@ func (u *user) vxattr(ino wire.Ino, name string) string {
 	return string(u.must(&wire.Request{Op: wire.OpGetvxattr, Ino: ino, Xname: name}).Value)
 }
 
+// whose is who has a directory, as far as a rank can tell without asking the index.
+func (r *Rank) whose(ino wire.Ino) wire.Rank {
+	m, in := r.moves[ino], r.inodes[ino]
+	switch {
+	case m != nil && m.State == moveGiven:
+		return m.Rank
+	case m != nil || in != nil && !in.stub:
+		return r.cfg.Rank
+	}
+	return r.giver(ino)
+}
+
 // sentTo is whom a client comes to that asks rank n for ino and follows redirects.
 func (rk *ranks) sentTo(n wire.Rank, ino wire.Ino) wire.Rank {
 	for range rk.w {
-		next := rk.w[n].r.owner(ino)
+		next := rk.w[n].r.whose(ino)
 		if next == n {
 			break
 		}

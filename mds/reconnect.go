@@ -76,14 +76,24 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 	for i := range m.Caps {
 		c := m.Caps[i]
 		s.live.parts++
-		r.openByHint(c.Ino, c.Parent, c.Name, func(in *inode) {
-			r.reclaim(s, in, &c)
+		r.openByHint(c.Ino, c.Parent, c.Name, func(p place) {
+			if p.in == nil && p.rank != wire.NoRank {
+				s.live.left = append(s.live.left, leftCap{c.Ino, p.rank})
+			} else {
+				r.reclaim(s, p.in, &c)
+			}
 			s.live.parts--
 			r.maybeReconnected()
 		})
 	}
 	s.live.parts--
 	r.maybeReconnected()
+}
+
+// leftCap is a cap of an inode that went to another rank in the life before; its client may not have heard.
+type leftCap struct {
+	ino wire.Ino
+	to  wire.Rank
 }
 
 // reclaim installs a cap that the client says it has, under a new id. What the rows do not
@@ -254,6 +264,10 @@ func (r *Rank) maybeReconnected() {
 			r.sendCap(s, r.inodes[wire.Ino(rec.Ino)], rec, wire.CapGrantOp, 0, false)
 		}
 		r.send(s, 0, 0, &wire.Reconnected{Known: true, RankInstance: r.cfg.Instance, Barrier: r.barrier})
+		for _, l := range s.live.left {
+			r.send(s, 0, 0, &wire.CapGrant{Op: wire.CapExport, To: l.to, Stat: wire.InodeStat{Ino: l.ino, Cap: &wire.Cap{Barrier: r.barrier}}})
+		}
+		s.live.left = nil
 	}
 	for _, ino := range r.sortedInos() {
 		if in := r.inodes[ino]; len(in.rec.Ranges) > 0 && in.home != nil {

@@ -422,6 +422,9 @@ func (r *Rank) goActive() {
 	r.replay = nil
 	r.setState(stateActive)
 	r.expire.due = true
+	if r.fsmap != nil && r.fsmap.MaxRanks > 1 {
+		r.awaitGuests() // of what was handed over just before the life before ended
+	}
 	r.dropUnplaced()
 	r.seekMore()
 	r.reissueAll()
@@ -448,19 +451,14 @@ func (r *Rank) hold(s *session, m *wire.Request) {
 }
 
 // openByHint finds an inode that a client names with the dentry it was reached by. A hint may
-// be wrong (a rename that was not durable); then the index knows. done gets nil when neither
-// does.
-func (r *Rank) openByHint(ino, parent wire.Ino, name string, done func(*inode)) {
-	if in := r.inodes[ino]; in != nil && !in.stub {
-		done(in)
-		return
-	}
+// be wrong (a rename that was not durable); then the index knows.
+func (r *Rank) openByHint(ino, parent wire.Ino, name string, done func(place)) {
 	p := r.inodes[parent]
-	if p == nil || p.stub || !p.isDir() {
-		r.openByIno(ino, done)
+	if in := r.inodes[ino]; in != nil && !in.stub || p == nil || p.stub || !p.isDir() {
+		r.locate(ino, 0, done)
 		return
 	}
-	r.openIn(r.dirOf(p), ino, name, func() { r.openByIno(ino, done) })
+	r.openIn(r.dirOf(p), ino, name, func() { r.locate(ino, 0, done) })
 }
 
 // openIn makes sure that d is read, and the inode if its home may be there under name.

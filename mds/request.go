@@ -18,6 +18,7 @@ const (
 	eNOENT       errno = 2
 	eINTR        errno = 4
 	eIO          errno = 5
+	e2BIG        errno = 7
 	eAGAIN       errno = 11
 	eACCES       errno = 13
 	eBUSY        errno = 16
@@ -114,6 +115,7 @@ type request struct {
 	rest   journal.Pos // what an early reply rests on besides its own entry
 	sought wire.Ino    // the number that is looked for in the index
 	misses int         // … how often in vain
+	seen   wire.Rank   // … who has it, + 1
 	pos    journal.Pos // its entry
 	kept   errno       // why another rank does not give a directory back
 	mapped int64       // since when a newer map is waited for
@@ -187,7 +189,7 @@ func (r *Rank) newRequest(s *session, m *wire.Request, replay bool) *request {
 
 // run drives q from its top until it is answered or parked.
 func (r *Rank) run(q *request) {
-	if !q.alive {
+	if !q.alive || q.replied { // gone, or answered and resting: it was woken twice
 		return
 	}
 	r.unpin(q)
@@ -216,8 +218,9 @@ func (r *Rank) run(q *request) {
 		return
 	}
 	if e == redirected {
-		// It shows nothing, so it waits for nothing (ES3).
-		r.send(q.sess, 0, uint64(q.Tid), &wire.Redirect{Tid: q.Tid, Ino: q.Ino, Rank: q.to})
+		// It waits for what is under way: a client takes the other rank for the only one that it needs to
+		// ask whether what it did to the inode is safe.
+		r.send(q.sess, r.jw.End(), uint64(q.Tid), &wire.Redirect{Tid: q.Tid, Ino: q.Ino, Rank: q.to})
 		r.counts.Redirects++
 		r.finish(q)
 		return
@@ -352,28 +355,43 @@ func (q *request) restOn(t *stamps) { q.rest = max(q.rest, t.toward(q.sess.key))
 func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 	in := r.inodes[ino]
 	if in == nil || in.stub {
-		if m := r.moves[ino]; m != nil && m.State == movePending {
-			return nil, r.undecided(q, m)
-		}
-		switch r.owner(ino) {
-		case r.cfg.Rank:
-		case wire.NoRank:
-			return nil, r.awaitMap(q)
-		default:
-			return nil, r.elsewhere(q, ino)
-		}
-		// Not in the cache: a file handle, a number out of an older life, a resent request.
-		return nil, r.lookFor(q, ino)
+		return nil, r.absent(q, ino)
 	}
 	if in.isSystem() || in.purging {
 		return nil, eSTALE // strays and links/ are not for clients
 	}
-	if in.moving {
-		if e := r.inTransit(q, in); e != ok {
+	if x := r.exportOf(in); x != nil {
+		if e := r.inTransit(q, x); e != ok {
 			return nil, e
 		}
 	}
 	return q.pinInode(in), ok
+}
+
+// absent is what becomes of a request that names an inode that is not in the cache: another rank has it, or
+// it is read. Its number comes from a file handle, from a time when it was ours, from a resent request.
+func (r *Rank) absent(q *request, ino wire.Ino) errno {
+	if m := r.moves[ino]; m != nil {
+		switch m.State {
+		case movePending:
+			return r.undecided(q, m)
+		case moveGiven:
+			return r.elsewhere(q, ino, m.Rank)
+		}
+		return r.lookFor(q, ino)
+	}
+	giver := r.giver(ino)
+	switch {
+	case giver == wire.NoRank:
+		return r.awaitMap(q)
+	case giver != r.cfg.Rank && ino < wire.FirstFreeIno:
+		return r.elsewhere(q, ino, giver)
+	case q.sought == ino && q.seen > 0:
+		at := q.seen - 1
+		q.sought = 0 // asked again it is looked for again
+		return r.elsewhere(q, ino, at)
+	}
+	return r.lookFor(q, ino)
 }
 
 // lookFor looks ino up in the index and runs q again when it is there, or is nowhere: then it is
@@ -381,15 +399,21 @@ func (r *Rank) inodeOf(q *request, ino wire.Ino) (*inode, errno) {
 // takes two misses.
 func (r *Rank) lookFor(q *request, ino wire.Ino) errno {
 	if q.sought != ino {
-		q.sought, q.misses = ino, 0
+		q.sought, q.misses, q.seen = ino, 0, 0
 	}
 	if q.misses == 2 || ino < wire.FirstFreeIno {
 		return eSTALE
 	}
 	id, wake := q.set.Owner.Req, r.waker(q)
-	r.openByIno(ino, func(in *inode) {
-		if in == nil && q.alive && q.set.Owner.Req == id && q.sought == ino {
+	r.locate(ino, 0, func(p place) {
+		if p.in == nil && q.alive && q.set.Owner.Req == id && q.sought == ino {
+			if p.m != nil { // decided, it is looked for again
+				p.m.waiters = append(p.m.waiters, wake)
+				q.why = whyArriving
+				return
+			}
 			q.misses++
+			q.seen = p.rank + 1
 		}
 		wake()
 	})

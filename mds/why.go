@@ -78,6 +78,11 @@ func (r *Rank) Why() []Wait {
 			out = append(out, r.waitOf(q))
 		}
 	}
+	for _, q := range r.self.parked { // a directory that another rank asks back
+		w := r.waitOf(q)
+		w.Who = r.asker(q)
+		out = append(out, w)
+	}
 	for _, s := range r.order {
 		out = append(out, r.heldAnswers(s)...)
 	}
@@ -157,6 +162,9 @@ func (r *Rank) waitOf(q *request) Wait {
 		w.On = []On{r.onJournal(r.jw.End())}
 	case "object":
 		w.On = []On{{Kind: "object", Text: "the OSDs: " + q.why, Ino: q.Ino.String()}}
+	}
+	if on := r.moveOwners(q); len(on) > 0 {
+		w.On = on
 	}
 	if len(w.On) == 0 { // woken and not yet run, or a reason of a later day
 		w.On = []On{{Kind: "rank", Text: fmt.Sprintf("mds rank %d: %s", r.cfg.Rank, q.why), Rank: int32(r.cfg.Rank)}}

@@ -460,6 +460,10 @@ func (c *client) receive(tid uint64, m wire.Message) {
 		if m.Stat.Cap == nil {
 			return
 		}
+		if m.Op == wire.CapExport {
+			delete(c.caps, m.Stat.Ino)
+			return
+		}
 		c.caps[m.Stat.Ino] = m.Stat.Cap
 		if m.Op == wire.CapRevoke && !c.passive {
 			c.post(0, &wire.CapUpdate{Ino: m.Stat.Ino, CapID: m.Stat.Cap.ID, Seq: m.Stat.Cap.Seq, Mseq: m.Stat.Cap.Mseq, Retained: m.Stat.Cap.Pending})

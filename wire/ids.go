@@ -44,6 +44,22 @@ func (i Ino) IsStrayDir() bool { return i >= straysBase && i < linksBase }
 // IsBaseDir reports whether i is the base directory of some rank.
 func (i Ino) IsBaseDir() bool { return i == 2 || i > basesBase && i < basesBase+MaxRanks }
 
+// SystemRank is the rank that has i, which belongs to the file system itself: the root, or a base, stray
+// or links directory; NoRank for any other number.
+func (i Ino) SystemRank() Rank {
+	switch {
+	case i == RootIno || i == 2:
+		return 0
+	case i.IsStrayDir():
+		return Rank((i - straysBase) / SystemShards)
+	case i.IsLinksDir():
+		return Rank((i - linksBase) / SystemShards)
+	case i.IsBaseDir():
+		return Rank(i - basesBase)
+	}
+	return NoRank
+}
+
 func (i Ino) String() string { return fmt.Sprintf("%#x", uint64(i)) }
 
 // Rank is one active metadata server slot. NoRank stands for "none yet".

@@ -373,9 +373,10 @@ const (
 	CapRevoke                   // fewer: MUST be answered with a CapUpdate or CapRelease
 	CapTrunc                    // the file was truncated: TruncSeq, Attr.Size
 	CapRange                    // MaxSize grew; no seq, no bits
+	CapExport                   // the inode is rank To's now, and the cap is no more: who needs one asks there (5.5)
 )
 
-var capOpNames = [...]string{"?", "grant", "revoke", "trunc", "range"}
+var capOpNames = [...]string{"?", "grant", "revoke", "trunc", "range", "export"}
 
 func (o CapOp) String() string {
 	if int(o) < len(capOpNames) {
@@ -390,7 +391,11 @@ type CapGrant struct {
 	Op       CapOp
 	Again    bool // a REVOKE asked a second time: answer BUSY if a flush waits for a PG
 	Stat     InodeStat
+	To       Rank // of an EXPORT
 }
+
+// WireVersion is 2 since inodes move from rank to rank.
+func (*CapGrant) WireVersion() byte { return 2 }
 
 // CapUpdate is the client's side: answers a REVOKE, tells wanted, writes dirty fields back
 // (a FLUSH, when Dirty is set), asks for a larger write range.
