@@ -25,7 +25,7 @@ func TestRanksHandDirectoriesAround(t *testing.T) {
 			pins, filled, deaths = pins+p, filled+f, deaths+d
 		})
 	}
-	if pins < 3*int(seeds) || filled < int(seeds) || deaths < int(seeds) {
+	if pins < 2*int(seeds) || 2*filled < int(seeds) || deaths < int(seeds) {
 		t.Errorf("only %d hand-overs, %d of them with contents, and %d deaths", pins, filled, deaths)
 	}
 }
