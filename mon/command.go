@@ -211,7 +211,7 @@ func (l *Leader) setRanks(a []string) (Change, error) {
 	}
 	for _, d := range l.mdss.daemons {
 		if r, _, holds := l.state.FS.Holder(d.info.Instance); holds && uint64(r) >= n && d.owns > 0 {
-			return nil, fmt.Errorf("rank %d owns %d directories and cannot stop: `capstan fs subtrees` lists them; empty them and hand them back with `setfattr -n ceph.dir.pin -v -1 DIR`", r, d.owns)
+			return nil, fmt.Errorf("rank %d owns %d directories and cannot stop: `capstan fs subtrees` lists them; hand them back with `setfattr -n ceph.dir.pin -v -1 DIR`", r, d.owns)
 		}
 	}
 	return &FSRanks{N: uint32(min(n, 1<<31))}, nil
