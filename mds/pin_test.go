@@ -455,3 +455,30 @@ func TestAPinWaitsForItsRank(t *testing.T) {
 		t.Errorf("errno %d", rep.Errno)
 	}
 }
+
+// A client that did not hear of a hand-over before its rank died hears of it when it reconnects.
+func TestWhoReconnectsHearsWhereThingsWent(t *testing.T) {
+	rk := newRanks(t, 1, 2)
+	u, v := rk.user(), rk.user()
+	in := rk.fill(u, v, u.mkdir(root, "d"))
+	rk.rest()
+	c := u.c[0]
+	had := *c.caps[in.h]
+	if rep := v.pin(in.d, 1); rep.Errno != 0 {
+		t.Fatal(rep.Errno)
+	}
+	rk.rest()
+	c.caps[in.h] = &had
+	c.msgs = nil
+	rk.w[0].crash()
+	rk.rest()
+	for _, m := range c.msgs {
+		if g, is := m.(*wire.CapGrant); is && g.Stat.Ino == in.h {
+			if g.Op != wire.CapExport || g.To != 1 {
+				t.Errorf("it heard %v, to rank %d", g.Op, g.To)
+			}
+			return
+		}
+	}
+	t.Error("it heard nothing")
+}
