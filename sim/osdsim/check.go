@@ -150,6 +150,11 @@ func (w *World) unsettled() string {
 		if len(cfg.InSync) != min(3, len(w.nodes)) || cfg.Primary == wire.NoOSD {
 			return fmt.Sprintf("pg %v: S is %v, primary %d\n%s", pg, members(cfg.InSync), cfg.Primary, w.states())
 		}
+		for _, mb := range cfg.InSync { // a disk was lost a moment ago, and no map says so yet
+			if w.nodes[mb.ID].store.UUID() != mb.UUID {
+				return fmt.Sprintf("pg %v: osd.%d has another store than the one in S\n%s", pg, mb.ID, w.states())
+			}
+		}
 		for _, m := range cfg.InSync { // a disk that went when the faults ended is still to be found out about
 			if u := w.nodes[m.ID].store.UUID(); u != m.UUID {
 				return fmt.Sprintf("pg %v: S has a disk of osd.%d that is gone", pg, m.ID)
