@@ -155,11 +155,6 @@ func (w *World) unsettled() string {
 				return fmt.Sprintf("pg %v: osd.%d has another store than the one in S\n%s", pg, mb.ID, w.states())
 			}
 		}
-		for _, m := range cfg.InSync { // a disk that went when the faults ended is still to be found out about
-			if u := w.nodes[m.ID].store.UUID(); u != m.UUID {
-				return fmt.Sprintf("pg %v: S has a disk of osd.%d that is gone", pg, m.ID)
-			}
-		}
 	}
 	for _, n := range w.nodes {
 		if n.core == nil || n.store.Pending() > 0 {
