@@ -81,7 +81,8 @@ func (s *Store) StopWaiting() { s.host.leave() }
 
 func (h *host) leave() { h.once.Do(func() { close(h.leaving) }) }
 
-// patientFile is a file whose writes wait for room.
+// patientFile is a file whose writes wait for room. A sync does not: what it could not write the
+// system has forgotten, and the next one would succeed without it.
 type patientFile struct {
 	crashdisk.File
 	h *host
@@ -91,14 +92,6 @@ func (f patientFile) WriteAt(p []byte, off int64) (n int, err error) {
 	for {
 		if n, err = f.File.WriteAt(p, off); err == nil || !f.h.waits(err) {
 			return n, err
-		}
-	}
-}
-
-func (f patientFile) Sync() (err error) {
-	for {
-		if err = f.File.Sync(); err == nil || !f.h.waits(err) {
-			return err
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (s *Store) split(d *osd.Split) error {
 		}
 		b.set(bktMeta, append(pgKey(p.id), kv.Key...), kv.Val)
 	}
-	if err := s.meta.update(b); err != nil {
+	if err := s.updateMeta(b); err != nil {
 		return fmt.Errorf("%s: %w", metaName, err)
 	}
 	for _, kv := range d.Meta {

@@ -122,10 +122,10 @@ func (s *Store) admit(pl *plan) error {
 		if s.avail() >= need+keep {
 			return nil
 		}
-		if s.nfreed == 0 && !s.ckptBusy {
+		if s.nfreed == 0 && s.dirtyBufs == 0 && !s.ckptBusy {
 			return fmt.Errorf("%w: pg %v: %d blocks wanted, %d of %d left", ErrNoSpace, pl.t.PG, need, s.avail(), s.alloc.total-1)
 		}
-		s.askCheckpoint() // brings back what was freed
+		s.askCheckpoint() // brings back what was freed, and what buffers replace
 		s.room.Wait()
 	}
 }
