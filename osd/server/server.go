@@ -263,7 +263,19 @@ func (d *Daemon) enter(f func(at int64)) {
 		return
 	}
 	f(now())
-	d.carryOut(d.core.Flush())
+	e := d.core.Flush()
+	dead, _ := d.store.(*store.Store)
+	if dead != nil && dead.Failed() {
+		// What the core says may be made of what could not be read, of an object whose record has rotted
+		// that there is none. Nobody is to hear it.
+		d.fetch(e.Fetches) // they are to be dropped
+		d.core.Done()
+		d.touched = nil
+		d.mu.Unlock()
+		d.fail(dead.Err())
+		return
+	}
+	d.carryOut(e)
 	d.core.Done()
 	touched := d.touched
 	d.touched = nil

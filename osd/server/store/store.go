@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/capstan-fs/capstan/internal/crashdisk"
@@ -132,6 +133,7 @@ type Store struct {
 	ckptCount uint64
 	closing   bool
 	failed    error
+	dead      atomic.Bool // failed is set
 	kick      chan struct{}
 	stop      chan struct{}
 	host      *host
@@ -321,11 +323,16 @@ func (s *Store) Err() error {
 	return s.failed
 }
 
+// Failed reports whether Err is an error, without waiting for anybody. From then on what the store
+// shows may lack what could not be read: who has asked it something asks this before he says it to others.
+func (s *Store) Failed() bool { return s.dead.Load() }
+
 // fail makes err the answer to everything that is not durable yet and to every later Submit.
 // Caller holds mu.
 func (s *Store) fail(err error) {
 	if s.failed == nil {
 		s.failed = err
+		s.dead.Store(true)
 	}
 	for _, c := range s.waiting {
 		c.err = s.failed
