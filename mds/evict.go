@@ -17,6 +17,7 @@ type ask struct {
 	rec   *caps.Record
 	lease *leaseRec
 	since int64
+	back  int64 // when its client renewed again after the deadline; 0: not yet
 }
 
 // open reports whether the answer is still awaited.
@@ -83,7 +84,7 @@ func (r *Rank) climb() (next int64) {
 		if r.askOpen(&a) && !r.tookBySilence(&a) {
 			keep = append(keep, a)
 			if s := r.sessionOf(a.client()); s != nil {
-				next = soonest(next, max(s.live.lastRenew+r.silence(), r.now+r.deadline()/20))
+				next = soonest(next, min(max(s.live.lastRenew+r.silence(), r.now+r.deadline()/20), r.now+r.deadline()/4))
 			}
 		}
 	}
@@ -166,10 +167,18 @@ func (r *Rank) tookBySilence(a *ask) bool {
 	if s == nil {
 		return true
 	}
-	if r.now < s.live.lastRenew+r.silence() {
-		if s.state == sessOpen && (s.live.lastRenew > a.since+r.deadline() || a.owesFence()) {
+	if a.back == 0 && s.live.lastRenew > a.since+r.deadline() {
+		a.back = s.live.lastRenew // what it answers may be right behind
+	}
+	switch {
+	case a.back != 0 && s.state == sessOpen:
+		if r.now >= a.back+r.deadline()/2 {
 			r.evict(s, "it did not answer a revoke in time") // it came back and still does not answer
 		}
+	case a.owesFence() && r.now >= a.since+r.deadline(): // it was asked for that behind the first question, which was a matter of silence
+		r.evict(s, "it did not answer a revoke in time")
+	}
+	if r.now < s.live.lastRenew+r.silence() {
 		return false
 	}
 	if a.lease != nil {
