@@ -62,9 +62,7 @@ func (r *Rank) onSessionOpen(s *session, ev *Event, m *wire.SessionOpen) {
 		return
 	}
 	if s != nil {
-		if s.state == sessOpen || s.state == sessStale { // its answer got lost with a transport
-			r.sendOpened(s, ev.Tid, 0)
-		}
+		r.openAgain(s, ev)
 		return
 	}
 	if m.Instance.Nonce == 0 || SessionKey(m.Instance.Nonce) != ev.Session {
@@ -89,6 +87,30 @@ func (r *Rank) onSessionOpen(s *session, ev *Event, m *wire.SessionOpen) {
 			r.sendOpened(s, tid, pos)
 		}
 	})
+}
+
+// openAgain answers who asks for the session that it has: the answer got lost, with a transport or
+// with the rank before us. Its client counts its validity from this message on.
+func (r *Rank) openAgain(s *session, ev *Event) {
+	switch {
+	case s.state == sessReconnect && s.live.parts == 0 && s.caps.Len()+len(s.live.claims) == 0:
+		r.lastAnswer = r.now // it has heard of nothing, so it holds nothing
+	case s.state == sessOpen || s.state == sessStale:
+	default:
+		return
+	}
+	s.state = sessOpen
+	s.live.lastRenew, s.live.lastWork, s.live.refused = r.now, r.now, 0
+	for rec := s.caps.First(); rec != nil; rec = rec.Next() {
+		rec.Stale = false
+		r.engine.Changed(r.inodes[wire.Ino(rec.Ino)])
+	}
+	if r.state != clustermap.RankActive {
+		r.opens = append(r.opens, *ev)
+		r.maybeReconnected()
+		return
+	}
+	r.sendOpened(s, ev.Tid, 0)
 }
 
 func (r *Rank) sendOpened(s *session, tid uint64, pos journal.Pos) {
