@@ -52,6 +52,7 @@ type sessionLive struct {
 	goodbye   string              // why it is evicted
 	last      bool                // reconnect: it has said everything
 	parts     int                 // reconnect: inodes that are still being opened
+	said      int                 // reconnect: how often it had to begin anew
 	claims    []lockClaim         // reconnect: file locks, until active
 	refused   int64               // stale: when a file lock of it was first in the way of one who would not wait; 0: not yet
 	unplaced  []wire.ReconnectCap // of inodes that are not there, until clientreplay has ended

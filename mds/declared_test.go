@@ -54,3 +54,78 @@ func TestAnOpenIsARenewal(t *testing.T) {
 		t.Fatalf("changed after %d ms under somebody who may cache it for 20 s", took/1e6)
 	}
 }
+
+// Two hosts that write to one file die. The size is looked for behind the first one's fence; what
+// the second wrote until its own fence counts as well.
+func TestASecondWriterIsFencedDuringTheProbe(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2, c3 := w.client("c1"), w.client("c2"), w.client("c3")
+	ino := c1.create("f", wW)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	c2.openFile(ino, wW)
+	k := c1.caps[ino]
+	c1.send(0, &wire.CapUpdate{Ino: ino, CapID: k.id, Seq: k.seq, Mseq: k.mseq, Retained: k.bits, Wanted: wW, WantMax: 5 << 20})
+	c1.write(ino, 100)
+	c1.mute, c2.mute, w.noFence = true, true, true
+	tid := c3.request(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile})
+	w.pass(11e9)
+	if len(w.blocks) != 2 {
+		t.Fatal(w.blocks)
+	}
+	w.hold = true
+	w.fence(c1.inst)
+	first := wire.DataObject(2, ino, 0).Name
+	for len(w.pending) > 0 && w.pending[0].lane != first {
+		w.one(func(int) int { return 0 })
+	}
+	if len(w.pending) < 2 {
+		t.Fatal("no probe of several objects")
+	}
+	w.one(func(int) int { return 0 })
+	w.obj(wire.DataObject(2, ino, 0)).data = make([]byte, 5000) // c2 still can
+	w.fence(c2.inst)
+	w.hold = false
+	w.run()
+	w.pass(30e9)
+	if c3.reply[tid] == nil {
+		t.Fatal("not opened")
+	}
+	if rep := c3.must(wire.Request{Op: wire.OpGetattr, Ino: ino, Mask: wire.MaskFile}); rep.Target.Attr.Size != 5000 {
+		t.Fatalf("size %d", rep.Target.Attr.Size)
+	}
+}
+
+// A link that breaks for good in the middle of a reconnect: the client says again all that it holds
+// and waits for. It waits once.
+func TestALockThatIsDeclaredTwice(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2, c3 := w.client("c1"), w.client("c2"), w.client("c3")
+	ino := c1.create("f", 0)
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	lock := wire.FileLock{Type: wire.LockWrite, Owner: 1, End: 9, Wait: true}
+	t1 := c1.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: lock})
+	t2 := c2.request(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: lock})
+	w.pass(1e9)
+	w.crash(6)
+	names := map[wire.Ino]string{ino: "f"}
+	m1, m2 := c1.claims(names), c2.claims(names)
+	m1.Locks = []wire.ReconnectLock{{Ino: ino, Lock: c1.reply[t1].Lock}}
+	lock.Ticket = c2.queued[t2]
+	m2.Locks = []wire.ReconnectLock{{Ino: ino, Lock: lock, Waiting: true, Tid: t2}}
+	c2.send(0, m2)
+	w.step(Event{Kind: SessionGone, Session: c2.key})
+	c2.send(0, m2)
+	c3.send(0, c3.claims(nil))
+	c1.send(0, m1)
+	if w.r.state != stateActive || c2.gone != "" {
+		t.Fatal(w.r.state, c2.gone)
+	}
+	c2.send(0, &wire.LockCancel{Tid: t2})
+	if rep := c2.reply[t2]; rep == nil || rep.Errno != uint32(eINTR) {
+		t.Fatalf("%+v", rep)
+	}
+	c1.must(wire.Request{Op: wire.OpSetlk, Ino: ino, Lock: wire.FileLock{Type: wire.LockUnlock, Owner: 1, End: 9}})
+	if n := len(w.r.lockFiles); n != 0 {
+		t.Fatalf("%d files are locked by nobody", n)
+	}
+}

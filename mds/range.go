@@ -18,6 +18,7 @@ type fileState struct {
 	opens    []waitingOpen // opens that wait for their caps
 	lonerAt  int64         // when the ideal loner changes by time, 0: it does not
 	probing  bool          // R1: the size is being recovered
+	again    bool          // … and once more: another writer was fenced meanwhile
 	locks    *flockTable
 	lockAt   int // place in Rank.lockFiles, while there are locks
 

@@ -21,6 +21,7 @@ type lockClaim struct {
 
 // claimLocks notes what a session declares and looks for the files.
 func (r *Rank) claimLocks(s *session, locks []wire.ReconnectLock) {
+	said := s.live.said
 	for _, l := range locks {
 		s.live.parts++
 		asked := r.now - int64(min(l.WaitedUs, 1<<40))*1000
@@ -29,12 +30,12 @@ func (r *Rank) claimLocks(s *session, locks []wire.ReconnectLock) {
 			if in != nil && (in.isSystem() || in.purging) {
 				in = nil
 			}
-			if s.state != sessDead {
+			if s.state != sessDead && said == s.live.said {
 				if in != nil {
 					in.pins++
 				}
 				s.live.claims = append(s.live.claims, lockClaim{l, in, asked})
-			} // else it was fenced meanwhile
+			} // else it was fenced meanwhile, or says so again
 			r.maybeReconnected()
 		})
 	}

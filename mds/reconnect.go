@@ -73,11 +73,14 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 	s.live.last = s.live.last || m.Last
 	s.live.parts++
 	r.claimLocks(s, m.Locks)
+	said := s.live.said
 	for i := range m.Caps {
 		c := m.Caps[i]
 		s.live.parts++
 		r.openByHint(c.Ino, c.Parent, c.Name, func(p place) {
-			if p.in == nil && p.rank != wire.NoRank {
+			if said != s.live.said {
+				// it says so again
+			} else if p.in == nil && p.rank != wire.NoRank {
 				s.live.left = append(s.live.left, leftCap{c.Ino, p.rank})
 			} else {
 				r.reclaim(s, p.in, &c)
@@ -88,6 +91,14 @@ func (r *Rank) onReconnect(s *session, ev *Event, m *wire.Reconnect) {
 	}
 	s.live.parts--
 	r.maybeReconnected()
+}
+
+// undeclare forgets what a session has said so far whose link ended before the reconnect did: it says
+// all of it again over the next one. The caps stay, which are no more for being said twice.
+func (r *Rank) undeclare(s *session) {
+	s.live.said++
+	s.live.last, s.live.unplaced, s.live.left, s.replay = false, nil, nil, nil
+	r.dropClaims(s, func(*lockClaim) bool { return true })
 }
 
 // leftCap is a cap of an inode that went to another rank in the life before; its client may not have heard.

@@ -43,7 +43,11 @@ func (r *Rank) loaded(in *inode) {
 // probe asks the objects from the old size up to the largest range which of them exist.
 func (r *Rank) probe(in *inode) {
 	fs := in.fileState()
-	if fs.probing || in.purging {
+	if fs.probing {
+		fs.again = true // what was looked at may have been written to until this fence
+		return
+	}
+	if in.purging {
 		return
 	}
 	fs.probing = true
@@ -67,6 +71,12 @@ func (r *Rank) probe(in *inode) {
 		}
 		fs.probing = false
 		r.probing--
+		if fs.again {
+			fs.again = false
+			r.probe(in)
+			r.unpinInode(in)
+			return
+		}
 		if in.rec.TruncSeq == seq {
 			old := in.rec.Size
 			in.rec.Size = max(in.rec.Size, size)

@@ -206,6 +206,9 @@ func (r *Rank) submitClose(s *session) journal.Pos {
 // what it holds stays until it renews, is asked and does not answer, or autoclose.
 func (r *Rank) sessionGone(key SessionKey) {
 	r.opens = slices.DeleteFunc(r.opens, func(e Event) bool { return e.Session == key })
+	if s := r.sessions[key]; s != nil && s.state == sessReconnect {
+		r.undeclare(s)
+	}
 }
 
 // tickSessions does what is due: stale sessions, the ladder, silence, turns, reconnect.

@@ -31,6 +31,7 @@ func (d *Daemon) Frames(c *msgr.Conn, batch []msgr.Frame) {
 		d.conns[key] = c
 		if old != nil {
 			go old.Close()
+			d.event(mds.Event{Kind: mds.SessionGone, Session: key}) // the new link begins anew
 		}
 	}
 	for i := range batch {
