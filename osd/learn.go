@@ -10,8 +10,9 @@ import (
 
 const (
 	learnKey    = "learn"
-	copyRange   = 256 // names per CopyRange
-	copyGetMax  = 16  // objects per CopyGet
+	copyRange   = 256     // names per CopyRange
+	copyGetMax  = 16      // objects per CopyGet
+	usualObject = 4 << 20 // bytes that one takes, as far as a learner can tell
 	learnNone   = 0
 	learnGoing  = 1 // being filled: this store is nobody's truth
 	learnFilled = 2 // filled in the interval that follows: from then on it follows the log exactly
@@ -291,7 +292,12 @@ func (l *learner) next(p *pg) {
 	}
 	l.askedAt = p.o.now
 	if len(l.missing) > 0 {
-		l.asked = l.first(copyGetMax)
+		n := p.o.copyRoom()
+		if n == 0 {
+			l.asked = nil
+			return // the next tick looks again
+		}
+		l.asked = l.first(n)
 		p.o.send(p.cfg.Primary, &wire.CopyGet{PG: p.id, Interval: p.interval, Names: slices.Clone(l.asked)})
 		return
 	}
@@ -302,6 +308,20 @@ func (l *learner) next(p *pg) {
 		return
 	}
 	l.settle(p)
+}
+
+// copyRoom is how many objects a learner may have on order. What it copies nobody has asked its disk
+// about: before that is as full as it may become it takes one after the other, and then waits, for a
+// store without room ends, and the OSD with all its other PGs.
+func (o *OSD) copyRoom() int {
+	total, used := o.store.Space()
+	if total == 0 {
+		return copyGetMax
+	}
+	if limit := total / 100 * failsafePct; used <= limit {
+		return int(min(1+(limit-used)/usualObject, copyGetMax))
+	}
+	return 0
 }
 
 // first picks up to n missing objects: those in use first, which is those that were written last,

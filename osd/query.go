@@ -110,6 +110,8 @@ func (p *pg) state() PGState {
 		}
 		if p.role == roleLearner && !p.learn.started {
 			wait("osd.%d to start the copy", p.cfg.Primary)
+		} else if len(p.learn.missing) > 0 && o.copyRoom() == 0 {
+			wait("room on osd.%d for %d objects of osd.%d", o.cfg.ID, len(p.learn.missing), p.cfg.Primary)
 		} else if len(p.learn.missing) > 0 {
 			wait("%d objects of osd.%d", len(p.learn.missing), p.cfg.Primary)
 		}
