@@ -341,6 +341,13 @@ func (o *Objecter) sendOp(q *op) {
 	q.sent, q.resent = true, true
 	if err := q.line.conn.Send(uint64(q.tid), m, data...); err != nil {
 		q.sent = false // the connection ends, or its queue is full: retry
+		if l := q.line; errors.Is(err, msgr.ErrClosed) {
+			// Its Closed may have come before dial had taken it, and comes no more: on another line.
+			if o.lines[l.id] == l {
+				delete(o.lines, l.id)
+			}
+			l.dead = true
+		}
 		o.armRetry()
 	}
 }

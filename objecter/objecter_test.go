@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -94,6 +96,39 @@ func submit(o *Objecter, name string) chan result {
 	ch := make(chan result, 1)
 	o.Submit(wire.ObjectID{Pool: 1, Name: name}, []wire.ObjOp{{Kind: wire.ObjWrite, Data: []byte(name)}}, Options{}, func(r Result, err error) { ch <- result{r, err} })
 	return ch
+}
+
+// A line whose connection broke before the one who dialed it had taken it is given up: nobody is told of
+// its end any more.
+func TestALineThatBreaksAtOnceIsDialedAgain(t *testing.T) {
+	o, maps, osds := setup(t)
+	ch := submit(o, "before")
+	g := <-osds[0].got
+	g.answer(&wire.OSDReply{})
+	<-ch
+	o.mu.Lock()
+	c := o.lines[0].conn
+	o.mu.Unlock()
+	c.Close()
+	for there := true; there; runtime.Gosched() { // until Closed has been called
+		o.mu.Lock()
+		there = o.lines[0] != nil
+		o.mu.Unlock()
+	}
+	d := maps.m.OSDs[0]
+	o.mu.Lock()
+	o.lines[0] = &line{o: o, id: 0, inst: d.Instance, addr: d.Addr, conn: c} // as dial leaves it when it gets the lock behind Closed
+	o.mu.Unlock()
+	ch = submit(o, "behind")
+	select {
+	case g := <-osds[0].got:
+		g.answer(&wire.OSDReply{})
+	case <-time.After(20 * time.Second):
+		t.Fatal("the operation waits for ever")
+	}
+	if r := <-ch; r.err != nil {
+		t.Error(r.err)
+	}
 }
 
 // Ops keep their tids and their order through a lost connection and a new primary.

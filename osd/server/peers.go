@@ -41,10 +41,14 @@ func (d *Daemon) sendPeer(s *osd.Send) {
 		d.peers[s.To] = p
 	}
 	if p.conn != nil {
-		if p.conn.Send(0, s.Msg, s.Data...) == nil {
+		err := p.conn.Send(0, s.Msg, s.Data...)
+		if err == nil {
 			d.touch(p.conn)
 		}
-		return
+		if !errors.Is(err, msgr.ErrClosed) {
+			return
+		}
+		p.conn = nil // Closed may have come before dial had taken it, and comes no more
 	}
 	if len(p.queue) < peerQueue {
 		p.queue = append(p.queue, *s)

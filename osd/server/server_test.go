@@ -194,6 +194,64 @@ func TestDeadProcessIsReportedWithoutHeartbeats(t *testing.T) {
 	until(t, "osd.1 down", func() bool { return !maps.OSDMap().OSDs[1].Up })
 }
 
+// A line that breaks before the one who dialed it has taken it is dialed again: nobody is told of its
+// end any more.
+func TestALineThatBreaksAtOnceIsDialedAgain(t *testing.T) {
+	c := newCluster(t, 3)
+	o, maps := c.client(1)
+	until(t, "all replicas", func() bool { return full(maps.OSDMap()) })
+	write(t, o, "o", []byte("x"))
+	d := c.osds[0]
+	lines := func() (n int) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, p := range d.peers {
+			if p.conn != nil {
+				n++
+			}
+		}
+		return n
+	}
+	until(t, "both lines", func() bool { return lines() == 2 })
+	d.mu.Lock()
+	dead := map[wire.OSDID]*msgr.Conn{}
+	for id, p := range d.peers {
+		dead[id] = p.conn
+	}
+	d.mu.Unlock()
+	for _, c := range dead {
+		c.Close()
+	}
+	until(t, "lines of their own", func() bool { // their end has been told
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for id, p := range d.peers {
+			if p.conn == dead[id] {
+				return false
+			}
+		}
+		return true
+	})
+	d.mu.Lock()
+	for id, p := range d.peers {
+		if p.conn != nil {
+			go p.conn.Close()
+		}
+		p.conn = dead[id] // as dial does when it gets the lock behind Closed
+	}
+	d.mu.Unlock()
+	until(t, "lines that live", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for id, p := range d.peers {
+			if p.conn == nil || p.conn == dead[id] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // BenchmarkWrite4K is a replicated write of 4 KiB through client, primary and two members.
 func BenchmarkWrite4K(b *testing.B) {
 	c := newCluster(b, 3)
