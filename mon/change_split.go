@@ -29,10 +29,11 @@ type PoolSplit struct {
 	Name     string
 	PGNum    uint32
 	Target   uint32
+	Step     bool // of a pool on its way to Target: nothing, if it has been sent elsewhere since
 }
 
-// WireVersion: 2 since it has a target.
-func (*PoolSplit) WireVersion() byte { return 2 }
+// WireVersion: 2 since it has a target, 3 since it says that it is a step.
+func (*PoolSplit) WireVersion() byte { return 3 }
 
 func (c *PoolSplit) String() string {
 	s := fmt.Sprintf("split pool %q into %d pgs", c.Name, c.PGNum)
@@ -52,6 +53,8 @@ func (c *PoolSplit) apply(e *edit) error {
 	switch {
 	case !ok:
 		return refuse(ENOENT, "no pool %q", c.Name)
+	case c.Step && c.Target != pool.PGTarget:
+		return refuse(EAGAIN, "pool %q goes to %d PGs now", c.Name, max(pool.PGTarget, pool.PGNum))
 	case c.PGNum < pool.PGNum:
 		return refuse(EINVAL, "pool %q has %d PGs: pg_num can only grow, for PGs are not merged", c.Name, pool.PGNum)
 	case c.PGNum > pool.PGNum*maxSplit:
@@ -174,7 +177,7 @@ func (l *Leader) decideSplit() {
 			continue
 		}
 		if n, err := l.nextSplit(pool, pool.PGTarget); err == nil {
-			l.decideOnce("split "+pool.Name, &PoolSplit{Name: pool.Name, PGNum: n, Target: pool.PGTarget})
+			l.decideOnce("split "+pool.Name, &PoolSplit{Name: pool.Name, PGNum: n, Target: pool.PGTarget, Step: true})
 		}
 	}
 }

@@ -76,6 +76,36 @@ func (g *growing) ask(words ...string) (string, uint32) {
 
 func (g *growing) pool() clustermap.Pool { return g.s.OSD.Pools[DataPool] }
 
+// A step that the leader takes while an operator's word is under way does not undo it: a pool that was
+// told to stop stops, and one with another target keeps that.
+func TestAStepDoesNotOverrideAnotherTarget(t *testing.T) {
+	for _, target := range []uint32{32, 0} { // 0: as many as there are
+		g := newGrowing(t, 5)
+		each := func(uint32) uint64 { return 400_000 / uint64(g.pool().PGNum) }
+		g.report(each)
+		if text, errno := g.ask("pool", "set", "data", "pg_num", "64"); errno != 0 {
+			t.Fatalf("errno %d %s", errno, text)
+		}
+		g.settle()
+		g.report(each)
+		now := g.pool().PGNum
+		word, err := g.l.setPGNum("data", max(target, now))
+		if err != nil || now >= 32 {
+			t.Fatal(now, err)
+		}
+		g.l.eff = Effects{}
+		g.l.decideSplit() // nothing of the operator's word is committed
+		if len(g.l.eff.Propose) != 1 {
+			t.Fatalf("%d proposals", len(g.l.eff.Propose))
+		}
+		g.do(word)
+		s, err := g.s.Apply(g.l.eff.Propose[0].Change)
+		if p := s.OSD; err == nil || p != nil && p.Pools[DataPool].PGTarget != target {
+			t.Errorf("told to go to %d: %+v (%v)", target, g.pool(), err)
+		}
+	}
+}
+
 // No OSD divides PGs of more than 10 000 objects at once, but for one alone that is larger; the next step
 // waits until the one before is over and its parts have been counted, and in the end the pool has
 // what was asked for. Another leader goes on.
