@@ -70,7 +70,8 @@ func (d *Daemon) newMap(m *clustermap.OSDMap) {
 			return
 		}
 		d.m = m
-		if o, ok := m.OSD(d.cfg.ID); ok && o.Instance == d.self.Instance && !o.Up {
+		// The life that is down is this one, or an earlier one of this very store whose word came late.
+		if o, ok := m.OSD(d.cfg.ID); ok && o.UUID == d.store.UUID() && !o.Up {
 			select {
 			case d.reboot <- struct{}{}:
 			default:

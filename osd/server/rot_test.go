@@ -59,7 +59,7 @@ func TestARottenRecordIsNoAbsentObject(t *testing.T) {
 	if rotten == 0 {
 		t.Fatal("the record is not in meta.db")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	r, err := o.Do(ctx, wire.ObjectID{Pool: 2, Name: name}, []wire.ObjOp{{Kind: wire.ObjRead, Len: 100}}, objecter.Options{})
 	if err != nil || r.Errno != 0 || string(r.Ops[0].Data) != "content" {

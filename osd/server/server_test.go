@@ -194,6 +194,32 @@ func TestDeadProcessIsReportedWithoutHeartbeats(t *testing.T) {
 	until(t, "osd.1 down", func() bool { return !maps.OSDMap().OSDs[1].Up })
 }
 
+// The word of an earlier life that comes late, of a monitor that had kept it, does not keep the living
+// one out: it announces itself again.
+func TestALateBootOfAnEarlierLife(t *testing.T) {
+	c := newCluster(t, 3)
+	_, maps := c.client(1)
+	until(t, "all replicas", func() bool { return full(maps.OSDMap()) })
+	d := c.osds[1]
+	ghost := d.Instance()
+	ghost.Nonce++
+	m, err := monc.Dial(t.Context(), monc.Config{Net: c.net, Addrs: []string{"mem:mon"}, Self: msgr.Peer{Instance: ghost, Cluster: c.uuid}, Log: c.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := m.Call(t.Context(), &wire.OSDBoot{ID: 1, UUID: d.UUID(), Instance: ghost, Addr: "mem:nobody", Total: 1 << 30})
+	b, ok := r.(*wire.OSDBooted)
+	if err != nil || !ok || b.Errno != 0 {
+		t.Fatal(r, err)
+	}
+	m.Close()
+	until(t, "the ghost", func() bool { return maps.OSDMap().Epoch >= b.Epoch })
+	until(t, "osd.1 as it lives", func() bool {
+		o := maps.OSDMap().OSDs[1]
+		return o.Up && o.Instance == d.Instance() && full(maps.OSDMap())
+	})
+}
+
 // A line that breaks before the one who dialed it has taken it is dialed again: nobody is told of its
 // end any more.
 func TestALineThatBreaksAtOnceIsDialedAgain(t *testing.T) {
