@@ -129,3 +129,53 @@ func TestALockThatIsDeclaredTwice(t *testing.T) {
 		t.Fatalf("%d files are locked by nobody", n)
 	}
 }
+
+// The answer of a create died with the rank. Before its client asks again, another one has removed
+// the file, and its objects are being deleted: nobody is given a cap on what is about to go.
+func TestACreateIsAskedForAgainWhileItsFileIsPurged(t *testing.T) {
+	w := newCapWorld(t)
+	c1, c2 := w.client("c1"), w.client("c2")
+	c1.deafTo = func(m wire.Message) bool { _, is := m.(*wire.Reply); return is }
+	q := wire.Request{Op: wire.OpCreate, Ino: wire.RootIno, Name: "f", Mode: 0o644, Want: wW}
+	tid := c1.request(q)
+	w.crash(6)
+	c1.deafTo = nil
+	c1.send(0, c1.claims(nil))
+	c2.send(0, c2.claims(nil))
+	if w.r.state != stateActive {
+		t.Fatal(w.r.state)
+	}
+	c2.must(wire.Request{Op: wire.OpLookup, Ino: wire.RootIno, Name: "f"})
+	for ino := range c2.caps {
+		if ino != wire.RootIno {
+			c2.must(wire.Request{Op: wire.OpSetattr, Ino: ino, Set: wire.SetSize, Attr: wire.SetAttr{Size: 5000}})
+		}
+		if ino != wire.RootIno {
+			c2.send(0, &wire.CapRelease{Caps: []wire.ReleasedCap{{Ino: ino, CapID: c2.caps[ino].id, Mseq: c2.caps[ino].mseq, IssueSeq: c2.caps[ino].seq}}})
+		}
+	}
+	w.hold = true
+	c2.request(wire.Request{Op: wire.OpUnlink, Ino: wire.RootIno, Name: "f"})
+	for i := 0; len(w.r.strays.queue)+w.r.strays.flight == 0; i++ {
+		if !w.one(func(int) int { return 0 }) || i > 1000 {
+			t.Fatal("nothing is purged")
+		}
+	}
+	q.Tid, q.Flags = tid, wire.ReqRetry
+	c1.send(tid, &q)
+	for i := range w.pending { // it comes before the deletion has ended
+		if w.pending[i].lane == "from c1" {
+			fn := w.pending[i].fn
+			w.pending = append(w.pending[:i:i], w.pending[i+1:]...)
+			fn()
+			break
+		}
+	}
+	w.hold = false
+	w.run()
+	c1.mute = true
+	w.pass(20e9)
+	if rep := c1.reply[tid]; rep == nil || rep.Errno != 0 || rep.Target != nil {
+		t.Fatalf("%+v", rep)
+	}
+}

@@ -121,7 +121,7 @@ func (r *Rank) answerDone(s *session, m *wire.Request, ino wire.Ino) {
 			stamp = u.pos // not early this time: what the first answer rested on is not known any more
 		}
 	}
-	if in := r.inodes[ino]; in != nil && !in.stub && m.Flags&wire.ReqReplay == 0 && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {
+	if in := r.inodes[ino]; in != nil && !in.stub && !in.purging && m.Flags&wire.ReqReplay == 0 && m.Op != wire.OpUnlink && m.Op != wire.OpRmdir {
 		st, at := r.statFor(in, s, wire.MaskAll, m.Want)
 		rep.Target, stamp = st, max(stamp, at)
 	}
