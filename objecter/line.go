@@ -16,7 +16,6 @@ type line struct {
 	inst wire.Instance
 	addr string
 	conn *msgr.Conn // nil: being dialed
-	lost *msgr.Conn // the last one that ended before it was taken
 	dead bool       // the map has no such life any more
 	shy  time.Time  // until then it is asked for nothing as a member
 }
@@ -54,7 +53,8 @@ func (l *line) dial() {
 			}
 			return
 		}
-		if err == nil && l.took(c) {
+		if err == nil {
+			l.conn = c
 			o.resend(func(q *op) bool { return q.line == l })
 			return
 		}
@@ -66,16 +66,6 @@ func (l *line) dial() {
 			return
 		}
 	}
-}
-
-// took makes c the line's connection; false: it has ended already, and Closed is not called again.
-// With mu held.
-func (l *line) took(c *msgr.Conn) bool {
-	if l.lost == c {
-		return false
-	}
-	l.conn = c
-	return true
 }
 
 func (l *line) flush() {
@@ -99,7 +89,6 @@ func (l *line) Closed(c *msgr.Conn, _ error) {
 	o := l.o
 	o.mu.Lock()
 	if l.conn != c || o.closed {
-		l.lost = c
 		o.mu.Unlock()
 		return
 	}

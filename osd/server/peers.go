@@ -20,7 +20,6 @@ type peerLine struct {
 	inst    wire.Instance
 	addr    string
 	conn    *msgr.Conn
-	lost    *msgr.Conn // the last one that ended before it was taken
 	dialing bool
 	refused bool // its host says that nobody listens
 	queue   []osd.Send
@@ -80,7 +79,7 @@ func (p *peerLine) dial() {
 	d.mu.Lock()
 	p.dialing = false
 	p.refused = err != nil && errors.Is(err, syscall.ECONNREFUSED)
-	if err != nil || d.closed || d.peers[p.id] != p || !p.took(c) {
+	if err != nil || d.closed || d.peers[p.id] != p {
 		p.retryAt = time.Now().Add(200 * time.Millisecond)
 		p.queue = nil // older than the next resend by then
 		if o, ok := d.m.OSD(p.id); p.refused && ok && o.Instance == p.inst && d.peers[p.id] == p && !d.closed {
@@ -92,22 +91,13 @@ func (p *peerLine) dial() {
 		}
 		return
 	}
+	p.conn = c
 	for i := range p.queue {
 		_ = c.Send(0, p.queue[i].Msg, p.queue[i].Data...)
 	}
 	p.queue = nil
 	d.mu.Unlock()
 	c.Flush()
-}
-
-// took makes c the line's connection; false: it has ended already, and Closed is not called again.
-// Called with mu held.
-func (p *peerLine) took(c *msgr.Conn) bool {
-	if p.lost == c {
-		return false
-	}
-	p.conn = c
-	return true
 }
 
 // Frames implements msgr.Handler: nothing is sent back on this line.
@@ -120,7 +110,6 @@ func (p *peerLine) Closed(c *msgr.Conn, _ error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p.conn != c {
-		p.lost = c
 		return
 	}
 	p.conn = nil
