@@ -325,8 +325,8 @@ func (s *scrub) ownIs(good vote, name string) bool {
 // object since.
 func (p *pg) onObjMend(m *wire.ObjMend, data []byte) {
 	c := &m.Object
-	if p.role != roleMember || uint64(len(data)) != c.DataLen() {
-		return
+	if p.role != roleMember || uint64(len(data)) != c.DataLen() || m.At.Less(p.tail) && !p.o.fault(FaultMendStale) {
+		return // a copy from before the log's beginning: nobody knows what was written since
 	}
 	for _, e := range p.log[p.after(m.At):] {
 		if e.h.Object == c.Name && !p.o.fault(FaultMendStale) {

@@ -290,3 +290,28 @@ func TestAScrubsCopyDoesNotUndoALaterWrite(t *testing.T) {
 		}
 	}
 }
+
+// The same where the member's log does not reach back any more to where the copy was made.
+func TestAVeryLateCopyIsNotInstalled(t *testing.T) {
+	w := newTrio(t)
+	w.put("o", "old")
+	w.stores[1].Damage(testPG, "o")
+	var late wire.Message
+	w.lose = func(_ wire.OSDID, m wire.Message) bool {
+		if _, is := m.(*wire.ObjMend); is {
+			late = m
+		}
+		return late != nil && late == m
+	}
+	w.scrub(true, false)
+	w.lose = nil
+	w.put("o", "new")
+	for i := range 1000 {
+		w.put(fmt.Sprint(i), "x")
+	}
+	w.osds[1].Step(&Event{Kind: EvPeer, Now: w.now, From: inst(0), Msg: late, Data: []byte("old")})
+	w.run(2)
+	if got := w.at(1, "o"); got != "new" {
+		t.Errorf("osd.1 has %q", got)
+	}
+}
