@@ -254,6 +254,9 @@ func (d *Daemon) watchLeadership() {
 // takeOffice applies all that earlier leaders committed, makes the cluster if there is none,
 // and begins to serve.
 func (d *Daemon) takeOffice() error {
+	if d.Leading() {
+		d.resign() // the loss in between was not heard of
+	}
 	r := d.raft.Load()
 	if err := r.Barrier(0).Error(); err != nil {
 		return err
