@@ -160,7 +160,9 @@ func (p *pg) onReconState(from wire.OSDID, m *wire.ReconState) {
 		last.Objects = append(last.Objects, c)
 	}
 	q.sentAt = o.now + 4*o.cfg.ResendNs
-	q.since = o.now
+	if o.now-p.adoptedAt < 4*o.cfg.ReconNs { // much takes long, but what never arrives may not keep the PG for ever
+		q.since = o.now
+	}
 	p.sendParts(from, parts)
 }
 

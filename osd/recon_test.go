@@ -86,3 +86,35 @@ func TestACutIsWholeOrNotAtAll(t *testing.T) {
 		t.Error("a cut in pieces is not noticed")
 	}
 }
+
+// A member that is sent what makes it equal, again and again, and never takes it is dropped in the end.
+func TestAMemberThatNeverReconcilesIsDropped(t *testing.T) {
+	w := newTrio(t)
+	w.put("o", "old")
+	p := w.osds[1].pgs[testPG]
+	st, _ := w.stores[1].Stat(testPG, "o")
+	h := &wire.LogEntry{Version: wire.Version{Interval: 1, N: 1000}, Prev: p.last, Object: "o", Prior: st.Version, Client: wire.Instance{Kind: wire.KindClient, Nonce: 9}, Tid: 1}
+	h.After = h.Version
+	rec, err := wire.Append(nil, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.appendEntry(&entry{h: h, rec: rec, noMuts: true})
+	p.submit(&Txn{Append: []LogRec{{h.Version, rec}}, Objs: []ObjTxn{{Name: "o", Version: h.Version}}})
+	fixes := 0
+	w.lose = func(_ wire.OSDID, m wire.Message) bool {
+		_, fix := m.(*wire.ReconFix)
+		if fix {
+			fixes++
+		}
+		return fix
+	}
+	for _, o := range w.osds {
+		o.Step(&Event{Kind: EvMap, Now: w.now, Map: testMap(2, 2, 0, 0, 1, 2)})
+	}
+	w.asked = nil
+	w.run(600)
+	if len(w.asked) == 0 || len(w.asked[0].InSync) != 2 || fixes < 2 {
+		t.Errorf("%d fixes, proposed: %+v", fixes, w.asked)
+	}
+}
