@@ -57,9 +57,18 @@ measure() { # measure NAME DIR DIR DIR DIR
 	GODEBUG=asyncpreemptoff=1 timeout 300 "$out/locks" -n 10 -waiters "$waiters" -list "$out/capstan locks --conf $out/cluster/capstan.conf --json \"\$1\"" "$@" | sed -n "2s/^/$name: /p"
 }
 
+end() { # what still runs when we are stopped in the middle
+	[ -n "${up:-}" ] || return 0
+	for m in a b c d; do "$out/capstan" umount "$out/mnt-$m" >/dev/null 2>&1 || true; done
+	"$out/capstan" dev down --dir "$up" >/dev/null 2>&1 || true
+}
+trap end EXIT
+trap 'exit 1' INT TERM
+
 run_capstan() {
 	local d=$out/cluster mnts=()
 	rm -rf "$d"
+	up=$d
 	cg capstan "$out/capstan" dev up --dir "$d" >/dev/null
 	for m in a b c d; do
 		mkdir -p "$out/mnt-$m"
@@ -69,6 +78,7 @@ run_capstan() {
 	measure capstan "${mnts[@]}" || echo "capstan: failed" >&2
 	for m in a b c d; do "$out/capstan" umount "$out/mnt-$m"; done
 	"$out/capstan" dev down --dir "$d" >/dev/null
+	up=
 }
 
 run_ceph() {
