@@ -131,10 +131,7 @@ func TestThreadsOfRows(t *testing.T) {
 // leased for ever (a storm saw ENOENT of a file that another mount had made).
 func TestALeaseThatIsAskedForIsNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.c.SetNotifier(kernelOf{})
-		w.play(t, "dir d caps=pAsLsXsFs")
-		d := w.inos["d"]
+		w, d := calmDirectory(t)
 		go func() {
 			e, err := w.c.Lookup(&Caller{PID: 7}, d, "x")
 			if err != eNOENT || e.TTL == 0 {
@@ -155,6 +152,14 @@ func TestALeaseThatIsAskedForIsNotKept(t *testing.T) {
 		w.play(t, "lookup l d x", "r3 lookup d/x")
 		w.play(t, "reply lookup ino=made caps=pAsLs", "l: made")
 	})
+}
+
+// calmDirectory is a mount whose kernel may trust names, and a directory in which it may.
+func calmDirectory(t *testing.T) (*world, wire.Ino) {
+	w := newWorld(t)
+	w.c.SetNotifier(kernelOf{})
+	w.play(t, "dir d caps=pAsLsXsFs")
+	return w, w.inos["d"]
 }
 
 // play is a line of a scene, and what happens then.

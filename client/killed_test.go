@@ -55,10 +55,7 @@ func (w *world) tells(d wire.Ino, name string) time.Duration {
 // after another host had seen it go; and of a rename it was believed that the kernel had followed.
 func TestNoNameIsTrustedWhileAnAbandonedChangeIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.c.SetNotifier(kernelOf{})
-		w.play(t, "dir d caps=pAsLsXsFs")
-		d := w.inos["d"]
+		w, d := calmDirectory(t)
 		w.play(t, "lookup l d a", "r2 lookup d/a")
 		w.play(t, "reply lookup ino=a caps=pAsLs", "l: a")
 		if w.tells(d, "a") == 0 {
@@ -88,10 +85,7 @@ func TestNoNameIsTrustedWhileAnAbandonedChangeIsUnderWay(t *testing.T) {
 // comes in between does not change that.
 func TestARenameThatWasGivenUpMovesNoName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.c.SetNotifier(kernelOf{})
-		w.play(t, "dir d caps=pAsLsXsFs")
-		d := w.inos["d"]
+		w, d := calmDirectory(t)
 		w.play(t, "lookup l d a", "r2 lookup d/a")
 		w.play(t, "reply lookup ino=a caps=pAsLs", "l: a")
 		w.tells(d, "a")
