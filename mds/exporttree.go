@@ -277,6 +277,8 @@ func (r *Rank) still(x *export, in *inode) bool {
 			r.takeLeases(x, d) // names kept when Fs came back (keepNames)
 			return false
 		}
+	}
+	for _, dn := range d.names { // behind all leases: which name the map shows first decides nothing
 		if dn.pins != 0 || !dn.locks[0].Idle() {
 			return false
 		}
